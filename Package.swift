@@ -1,0 +1,88 @@
+// swift-tools-version: 6.2
+import Foundation
+import PackageDescription
+
+// libtorch: `LIBTORCH` names a torch installation (the folder that holds include/ and lib/);
+// without it the build uses the one that `make setup` links as .torch.
+let torch =
+  Context.environment["LIBTORCH"].flatMap { $0.isEmpty ? nil : $0 }
+  ?? Context.packageDirectory + "/.torch"
+
+// A prebuilt libctorch.so to link instead of compiling Sources/CTorch (the GPU bundle needs it:
+// the shim is compiled on the machine whose torch it will load).
+let prebuiltShim = Context.environment["CTORCH_PREBUILT"].flatMap { $0.isEmpty ? nil : $0 }
+
+// The kernels are compiled for a named processor level: without one, SIMD fused multiply-adds
+// become library calls and the code is 150 times slower. AttentionCPU checks the processor.
+#if arch(x86_64)
+  let avx2 = ["-Ounchecked", "-Xcc", "-march=x86-64-v3"]
+  let avx512 = ["-Ounchecked", "-Xcc", "-march=x86-64-v4", "-Xcc", "-mprefer-vector-width=512"]
+#else
+  let avx2 = ["-Ounchecked"]
+  let avx512 = avx2
+#endif
+
+let torchTargets: [Target] =
+  prebuiltShim == nil
+  ? [
+    .target(
+      name: "CTorch",
+      cxxSettings: [
+        .unsafeFlags([
+          "-isystem", torch + "/include",
+          "-isystem", torch + "/include/torch/csrc/api/include",
+          "-O2",
+        ])
+      ],
+      linkerSettings: [
+        .unsafeFlags([
+          "-L" + torch + "/lib", "-Xlinker", "-rpath", "-Xlinker", torch + "/lib",
+        ]),
+        .linkedLibrary("c10"), .linkedLibrary("torch_cpu"), .linkedLibrary("torch"),
+      ])
+  ]
+  : []
+
+let package = Package(
+  name: "swift-tensorized-attention",
+  products: [
+    .library(name: "Folding", targets: ["Folding"]),
+    .library(name: "TensorizedAttention", targets: ["TensorizedAttention"]),
+    .executable(name: "tensattn", targets: ["tensattn"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
+  ],
+  targets: torchTargets + [
+    .target(name: "Folding"),
+    .target(name: "AttentionCore", dependencies: ["Folding"]),
+    .target(
+      name: "AttentionKernels", dependencies: ["AttentionCore"],
+      swiftSettings: [.unsafeFlags(avx2)]),
+    // The same sources through a symbolic link, compiled for AVX-512.
+    .target(
+      name: "AttentionKernelsAVX512", dependencies: ["AttentionCore"],
+      swiftSettings: [.define("AVX512"), .unsafeFlags(avx512)]),
+    .target(
+      name: "AttentionCPU",
+      dependencies: ["AttentionCore", "AttentionKernels", "AttentionKernelsAVX512"]),
+    .target(name: "Torch", dependencies: ["CTorch"]),
+    .target(
+      name: "TensorizedAttention",
+      dependencies: ["Folding", "AttentionCore", "AttentionCPU", "Torch"]),
+    .target(name: "NN", dependencies: ["Torch", "TensorizedAttention"]),
+    .target(name: "Models", dependencies: ["NN"]),
+    .target(name: "Text"),
+    .target(name: "Training", dependencies: ["Models", "Text"]),
+    .target(name: "Evaluation", dependencies: ["Models", "Text", "Training"]),
+    .executableTarget(
+      name: "tensattn",
+      dependencies: [
+        "Evaluation",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ]),
+    .testTarget(name: "FoldingTests", dependencies: ["Folding"]),
+    .testTarget(name: "AttentionCPUTests", dependencies: ["AttentionCPU"]),
+    .testTarget(name: "TorchTests", dependencies: ["Torch"]),
+  ]
+)
