@@ -51,7 +51,11 @@ let package = Package(
     .executable(name: "tensattn", targets: ["tensattn"]),
   ],
   dependencies: [
-    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/ordo-one/TextTable", from: "0.0.2"),
+    .package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0"),
   ],
   targets: torchTargets + [
     .target(name: "Folding"),
@@ -70,11 +74,22 @@ let package = Package(
     .target(
       name: "TensorizedAttention",
       dependencies: ["Folding", "AttentionCore", "AttentionCPU", "Torch"]),
-    .target(name: "NN", dependencies: ["Torch", "TensorizedAttention"]),
+    .target(
+      name: "NN",
+      dependencies: [
+        "Torch", "TensorizedAttention",
+        .product(name: "OrderedCollections", package: "swift-collections"),
+      ]),
     .target(name: "Models", dependencies: ["NN"]),
     .target(name: "Text"),
-    .target(name: "Training", dependencies: ["Models", "Text"]),
-    .target(name: "Evaluation", dependencies: ["Models", "Text", "Training"]),
+    .target(
+      name: "Training",
+      dependencies: ["Models", "Text", .product(name: "Logging", package: "swift-log")]),
+    .target(
+      name: "Evaluation",
+      dependencies: [
+        "Models", "Text", "Training", .product(name: "TextTable", package: "TextTable"),
+      ]),
     .executableTarget(
       name: "tensattn",
       dependencies: [
@@ -84,5 +99,6 @@ let package = Package(
     .testTarget(name: "FoldingTests", dependencies: ["Folding"]),
     .testTarget(name: "AttentionCPUTests", dependencies: ["AttentionCPU"]),
     .testTarget(name: "TorchTests", dependencies: ["Torch"]),
+    .testTarget(name: "TextTests", dependencies: ["Text"]),
   ]
 )
