@@ -8,8 +8,9 @@ let torch =
   Context.environment["LIBTORCH"].flatMap { $0.isEmpty ? nil : $0 }
   ?? Context.packageDirectory + "/.torch"
 
-// A prebuilt libctorch.so to link instead of compiling Sources/CTorch (the GPU bundle needs it:
-// the shim is compiled on the machine whose torch it will load).
+// A libctorch.so to link instead of compiling Sources/CTorch: `Scripts/build-shim` makes one with
+// the C++ compiler of the machine whose torch it will load. A program linked to it looks for it
+// beside itself first.
 let prebuiltShim = Context.environment["CTORCH_PREBUILT"].flatMap { $0.isEmpty ? nil : $0 }
 
 // The kernels are compiled for a named processor level: without one, SIMD fused multiply-adds
@@ -22,26 +23,37 @@ let prebuiltShim = Context.environment["CTORCH_PREBUILT"].flatMap { $0.isEmpty ?
   let avx512 = avx2
 #endif
 
-let torchTargets: [Target] =
-  prebuiltShim == nil
-  ? [
-    .target(
-      name: "CTorch",
-      cxxSettings: [
-        .unsafeFlags([
-          "-isystem", torch + "/include",
-          "-isystem", torch + "/include/torch/csrc/api/include",
-          "-O2",
-        ])
-      ],
-      linkerSettings: [
-        .unsafeFlags([
-          "-L" + torch + "/lib", "-Xlinker", "-rpath", "-Xlinker", torch + "/lib",
-        ]),
-        .linkedLibrary("c10"), .linkedLibrary("torch_cpu"), .linkedLibrary("torch"),
-      ])
+func torchFlags(libraries folders: [String]) -> [String] {
+  folders.flatMap { ["-L" + $0, "-Xlinker", "-rpath", "-Xlinker", $0] }
+}
+
+let shimTarget: Target
+let shimLinking: [LinkerSetting]
+if let prebuiltShim {
+  let folder = URL(fileURLWithPath: prebuiltShim).deletingLastPathComponent().path
+  shimTarget = .systemLibrary(name: "CTorch", path: "Sources/CTorch/include")
+  shimLinking = [
+    .unsafeFlags(
+      ["-Xlinker", "-rpath", "-Xlinker", "$ORIGIN"]
+        + torchFlags(libraries: [folder, torch + "/lib"])),
+    .linkedLibrary("ctorch"),
   ]
-  : []
+} else {
+  shimTarget = .target(
+    name: "CTorch",
+    cxxSettings: [
+      .unsafeFlags([
+        "-isystem", torch + "/include",
+        "-isystem", torch + "/include/torch/csrc/api/include",
+        "-O2",
+      ])
+    ],
+    linkerSettings: [
+      .unsafeFlags(torchFlags(libraries: [torch + "/lib"])),
+      .linkedLibrary("c10"), .linkedLibrary("torch_cpu"), .linkedLibrary("torch"),
+    ])
+  shimLinking = []
+}
 
 let package = Package(
   name: "swift-tensorized-attention",
@@ -57,7 +69,8 @@ let package = Package(
     .package(url: "https://github.com/ordo-one/TextTable", from: "0.0.2"),
     .package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0"),
   ],
-  targets: torchTargets + [
+  targets: [
+    shimTarget,
     .target(name: "Folding"),
     .target(name: "AttentionCore", dependencies: ["Folding"]),
     .target(
@@ -70,7 +83,7 @@ let package = Package(
     .target(
       name: "AttentionCPU",
       dependencies: ["AttentionCore", "AttentionKernels", "AttentionKernelsAVX512"]),
-    .target(name: "Torch", dependencies: ["CTorch"]),
+    .target(name: "Torch", dependencies: ["CTorch"], linkerSettings: shimLinking),
     .target(
       name: "TensorizedAttention",
       dependencies: ["Folding", "AttentionCore", "AttentionCPU", "Torch"]),

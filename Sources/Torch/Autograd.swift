@@ -119,9 +119,8 @@ extension Autograd {
   /// waits for it. The function is differentiable once: recording its backward pass and
   /// differentiating that is an error, not a silent zero.
   ///
-  /// What the backward needs of inputs and outputs goes through `saved`: libtorch then frees it
-  /// after the pass and notices if it was changed in between. Other tensors may be captured by
-  /// `backward`, but never an output, which would keep itself alive.
+  /// Tensors that the backward needs go through `saved`: libtorch frees them after the pass and
+  /// notices if one was changed in between.
   ///
   /// - Parameters:
   ///   - inputs: the tensors by which the function is differentiated.
@@ -132,7 +131,7 @@ extension Autograd {
   public static func apply(
     _ inputs: [Tensor],
     forward: ([Tensor]) throws -> (outputs: [Tensor], saved: [Tensor]),
-    backward: @escaping (BackwardPass) throws -> [Tensor?]
+    backward: @escaping @Sendable (BackwardPass) throws -> [Tensor?]
   ) rethrows -> [Tensor] {
     let (outputs, saved) = try withNoGrad { try forward(inputs) }
     guard isRecording && inputs.contains(where: \.requiresGrad) else { return outputs }
@@ -152,9 +151,9 @@ extension Autograd {
 
 /// The heap form of a backward closure, which crosses C as a pointer.
 private final class BackwardClosure {
-  let body: (Autograd.BackwardPass) throws -> [Tensor?]
+  let body: @Sendable (Autograd.BackwardPass) throws -> [Tensor?]
 
-  init(_ body: @escaping (Autograd.BackwardPass) throws -> [Tensor?]) {
+  init(_ body: @escaping @Sendable (Autograd.BackwardPass) throws -> [Tensor?]) {
     self.body = body
   }
 
