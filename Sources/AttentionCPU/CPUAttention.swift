@@ -1,0 +1,301 @@
+import AttentionCore
+import AttentionKernels
+import AttentionKernelsAVX512
+import Folding
+
+/// A mode bias in memory.
+public struct BiasPointer {
+  /// `[H or 1, n_k, n_k]` for block supports, `[H or 1, n_k]` for the sliding one, contiguous.
+  public let values: UnsafePointer<Float>
+  /// Whether every head has its own.
+  public let isPerHead: Bool
+
+  /// Describes a bias.
+  public init(_ values: UnsafePointer<Float>, isPerHead: Bool) {
+    self.values = values
+    self.isPerHead = isPerHead
+  }
+}
+
+/// The constant inputs of the operator in memory, f32.
+public struct AttentionInputs {
+  /// q, H heads, from the first wanted query on.
+  public var queries: Rows<Float>
+  /// k, G heads.
+  public var keys: Rows<Float>
+  /// v, G heads.
+  public var values: Rows<Float>
+  /// β, `[m, H]` contiguous.
+  public var beta: UnsafePointer<Float>?
+  /// The bias of mode k at index k − 1.
+  public var biases: [BiasPointer?]
+
+  /// Collects the inputs.
+  public init(
+    queries: Rows<Float>, keys: Rows<Float>, values: Rows<Float>,
+    beta: UnsafePointer<Float>? = nil, biases: [BiasPointer?] = []
+  ) {
+    self.queries = queries
+    self.keys = keys
+    self.values = values
+    self.beta = beta
+    self.biases = biases
+  }
+}
+
+/// What the forward pass keeps for the backward pass: the running values between passes and the
+/// log-sum-exp of every pass, (m − 1)·B·H·N·D + m·B·H·N floats.
+public final class SavedPasses {
+  /// u after pass 1, …, m − 1 of the chain, each `[B, H, N, D]`.
+  let inputs: [UnsafeMutablePointer<Float>]
+  /// ℓ after pass 1, …, m of the chain, each `[B, H, N]`.
+  let logSumExps: [UnsafeMutablePointer<Float>]
+
+  init(pattern: AttentionPattern, shape: AttentionShape, fill: Float?) {
+    let rows = shape.batch * shape.heads * shape.tokens
+    inputs = (1..<max(pattern.fold.order, 1)).map { _ in allocate(rows * shape.width, fill) }
+    logSumExps = (0..<pattern.fold.order).map { _ in allocate(rows, fill) }
+  }
+
+  /// ℓ after the last pass, `[B, H, N]`.
+  public var logSumExp: UnsafePointer<Float> {
+    UnsafePointer(logSumExps[logSumExps.count - 1])
+  }
+
+  deinit {
+    for pointer in inputs + logSumExps { pointer.deallocate() }
+  }
+}
+
+/// Memory for floats, filled only if asked (tests poison it with NaN).
+private func allocate(_ count: Int, _ fill: Float?) -> UnsafeMutablePointer<Float> {
+  let pointer = UnsafeMutablePointer<Float>.allocate(capacity: max(count, 1))
+  if let fill { pointer.initialize(repeating: fill, count: max(count, 1)) }
+  return pointer
+}
+
+/// The operator through the SIMD kernels.
+///
+/// Results are bitwise the same for any executor. Memory beyond the output: one `[B, H, N, D]`
+/// buffer forward (none at order 1), ``SavedPasses`` and two buffers for backward, and scratch of
+/// some 300 KiB a task.
+public struct CPUAttention: Sendable {
+  /// The vector instructions in use.
+  public let vectors: Processor.Vectors
+  /// What runs the tasks.
+  public let executor: ParallelExecutor
+  private let fill: Float?
+
+  /// Prepares the kernels.
+  ///
+  /// - Parameters:
+  ///   - executor: what runs the tasks.
+  ///   - vectors: the instructions to use, the widest that the processor has unless given.
+  ///   - poisonsMemory: fills every buffer with NaN first, for tests.
+  /// - Throws: ``Processor/Unsupported``.
+  public init(
+    executor: ParallelExecutor = .dispatch, vectors: Processor.Vectors? = nil,
+    poisonsMemory: Bool = false
+  ) throws(Processor.Unsupported) {
+    let widest = try Processor.supported.get()
+    self.vectors = vectors ?? widest
+    self.executor = executor
+    fill = poisonsMemory ? .nan : nil
+    guard self.vectors == .avx2 || widest == .avx512 else {
+      throw Processor.Unsupported(
+        description: "The AVX-512 kernels were asked for and this processor has only AVX2.")
+    }
+  }
+
+  /// One pass forward.
+  public func forwardPass(_ arguments: PassArguments, _ rows: ForwardRows) {
+    switch vectors {
+    case .avx2: AttentionKernels.ForwardPass.run(arguments, rows, executor: executor)
+    case .avx512: AttentionKernelsAVX512.ForwardPass.run(arguments, rows, executor: executor)
+    }
+  }
+
+  /// One pass backward.
+  public func backwardPass(_ arguments: PassArguments, _ rows: BackwardRows) {
+    switch vectors {
+    case .avx2: AttentionKernels.BackwardPass.run(arguments, rows, executor: executor)
+    case .avx512: AttentionKernelsAVX512.BackwardPass.run(arguments, rows, executor: executor)
+    }
+  }
+
+  /// The arguments of the pass of a mode.
+  public static func arguments(
+    _ mode: Mode, pattern: AttentionPattern, shape: AttentionShape, scale: Float,
+    inputs: AttentionInputs
+  ) -> PassArguments {
+    let bias = inputs.biases.indices.contains(mode.index - 1) ? inputs.biases[mode.index - 1] : nil
+    return PassArguments(
+      shape: shape, mode: mode, support: pattern.support, scale: scale,
+      angles: RotaryAngles(pattern.rotary, mode: mode, width: shape.width),
+      beta: mode.isLowest ? nil : inputs.beta.map { $0 + (mode.index - 1) * shape.heads },
+      bias: bias?.values,
+      biasHeadStride: bias?.isPerHead == true ? pattern.biasCount(mode) : 0)
+  }
+
+  /// Rows of a contiguous `[B, H, N, D]` buffer.
+  private static func rows(
+    _ base: UnsafeMutablePointer<Float>, _ shape: AttentionShape, heads: Int
+  ) -> MutableRows<Float> {
+    MutableRows(
+      base, batchStride: heads * shape.tokens * shape.width,
+      headStride: shape.tokens * shape.width, tokenStride: shape.width)
+  }
+
+  private func validate(_ pattern: AttentionPattern, _ shape: AttentionShape) {
+    if let objection = pattern.objection(tokens: shape.tokens) { preconditionFailure(objection) }
+    precondition(
+      shape.queries == 0..<shape.tokens,
+      "A chain of passes needs the queries of all \(shape.tokens) tokens, got \(shape.queries).")
+  }
+
+  /// The whole operator, keeping nothing.
+  ///
+  /// - Parameters:
+  ///   - output: `[B, H, N, D]` in any layout.
+  ///   - logSumExp: ℓ of the last pass, contiguous `[B, H, N]`.
+  public func forward(
+    _ pattern: AttentionPattern, _ shape: AttentionShape, scale: Float, inputs: AttentionInputs,
+    output: MutableRows<Float>, logSumExp: UnsafeMutablePointer<Float>
+  ) {
+    validate(pattern, shape)
+    let count = shape.batch * shape.heads * shape.tokens
+    let order = pattern.fold.order
+    // Running values alternate between one buffer and the output so that the last pass ends there.
+    let buffer = order > 1 ? allocate(count * shape.width, fill) : nil
+    let lower = order > 1 ? allocate(count, fill) : nil
+    defer {
+      buffer?.deallocate()
+      lower?.deallocate()
+    }
+    var values = inputs.values
+    var carried: UnsafePointer<Float>?
+    for (index, mode) in pattern.chain.enumerated() {
+      let endsInOutput = (order - 1 - index) % 2 == 0
+      var target = output
+      var lse = logSumExp
+      if !endsInOutput, let buffer, let lower {
+        (target, lse) = (CPUAttention.rows(buffer, shape, heads: shape.heads), lower)
+      }
+      forwardPass(
+        CPUAttention.arguments(
+          mode, pattern: pattern, shape: shape, scale: scale, inputs: inputs),
+        ForwardRows(
+          queries: inputs.queries, keys: inputs.keys, values: values,
+          valuesAreGrouped: index == 0, carried: carried, output: target, logSumExp: lse,
+          logSumExpStride: shape.tokens))
+      values = target.reading
+      carried = pattern.normalization == .joint ? UnsafePointer(lse) : nil
+    }
+  }
+
+  /// The whole operator, keeping what ``backward(_:_:scale:inputs:saved:output:gradients:)`` needs.
+  public func forwardSaving(
+    _ pattern: AttentionPattern, _ shape: AttentionShape, scale: Float, inputs: AttentionInputs,
+    output: MutableRows<Float>
+  ) -> SavedPasses {
+    validate(pattern, shape)
+    let saved = SavedPasses(pattern: pattern, shape: shape, fill: fill)
+    var values = inputs.values
+    var carried: UnsafePointer<Float>?
+    for (index, mode) in pattern.chain.enumerated() {
+      let target =
+        index < saved.inputs.count
+        ? CPUAttention.rows(saved.inputs[index], shape, heads: shape.heads) : output
+      forwardPass(
+        CPUAttention.arguments(
+          mode, pattern: pattern, shape: shape, scale: scale, inputs: inputs),
+        ForwardRows(
+          queries: inputs.queries, keys: inputs.keys, values: values,
+          valuesAreGrouped: index == 0, carried: carried, output: target,
+          logSumExp: saved.logSumExps[index], logSumExpStride: shape.tokens))
+      values = target.reading
+      carried = pattern.normalization == .joint ? UnsafePointer(saved.logSumExps[index]) : nil
+    }
+    return saved
+  }
+
+  /// Where gradients come from and go to, in memory.
+  public struct GradientRows {
+    /// do, `[B, H, N, D]`.
+    public var output: Rows<Float>
+    /// The gradient of the returned log-sum-exp, contiguous `[B, H, N]`, or nil for zero.
+    public var logSumExp: UnsafePointer<Float>?
+    /// dq, added to.
+    public var queries: MutableRows<Float>
+    /// dk, added to.
+    public var keys: MutableRows<Float>
+    /// dv, written.
+    public var values: MutableRows<Float>
+    /// dβ, `[m, H]`; all rows but the lowest mode's are written.
+    public var beta: UnsafeMutablePointer<Float>?
+    /// The gradient of the bias of mode k at index k − 1, in its shape; written.
+    public var biases: [UnsafeMutablePointer<Float>?]
+
+    /// Collects the gradients.
+    public init(
+      output: Rows<Float>, logSumExp: UnsafePointer<Float>? = nil, queries: MutableRows<Float>,
+      keys: MutableRows<Float>, values: MutableRows<Float>,
+      beta: UnsafeMutablePointer<Float>? = nil, biases: [UnsafeMutablePointer<Float>?] = []
+    ) {
+      self.output = output
+      self.logSumExp = logSumExp
+      self.queries = queries
+      self.keys = keys
+      self.values = values
+      self.beta = beta
+      self.biases = biases
+    }
+  }
+
+  /// All gradients, by recomputation from the saved log-sum-exps.
+  public func backward(
+    _ pattern: AttentionPattern, _ shape: AttentionShape, scale: Float, inputs: AttentionInputs,
+    saved: SavedPasses, output: Rows<Float>, gradients: GradientRows
+  ) {
+    validate(pattern, shape)
+    let count = shape.batch * shape.heads * shape.tokens
+    let order = pattern.fold.order
+    let isJoint = pattern.normalization == .joint
+    let buffers = (0..<min(2, order - 1)).map { _ in allocate(count * shape.width, fill) }
+    let lseBuffers = (0..<(isJoint ? min(2, order - 1) : 0)).map { _ in allocate(count, fill) }
+    defer { for pointer in buffers + lseBuffers { pointer.deallocate() } }
+    var du = gradients.output
+    var dlse = gradients.logSumExp
+    for (index, mode) in pattern.chain.enumerated().reversed() {
+      let target =
+        index == 0
+        ? gradients.values
+        : CPUAttention.rows(buffers[index % buffers.count], shape, heads: shape.heads)
+      let carriedGradient =
+        isJoint && index > 0 ? lseBuffers[index % lseBuffers.count] : nil
+      let bias = gradients.biases.indices.contains(mode.index - 1)
+        ? gradients.biases[mode.index - 1] : nil
+      backwardPass(
+        CPUAttention.arguments(
+          mode, pattern: pattern, shape: shape, scale: scale, inputs: inputs),
+        BackwardRows(
+          queries: inputs.queries, keys: inputs.keys,
+          values: index == 0
+            ? inputs.values
+            : CPUAttention.rows(saved.inputs[index - 1], shape, heads: shape.heads).reading,
+          valuesAreGrouped: index == 0,
+          carried: isJoint && index > 0 ? UnsafePointer(saved.logSumExps[index - 1]) : nil,
+          output: index == order - 1
+            ? output : CPUAttention.rows(saved.inputs[index], shape, heads: shape.heads).reading,
+          logSumExp: UnsafePointer(saved.logSumExps[index]), outputGradient: du,
+          logSumExpGradient: dlse, queriesGradient: gradients.queries,
+          keysGradient: gradients.keys, valuesGradient: target,
+          carriedGradient: carriedGradient,
+          betaGradient: mode.isLowest
+            ? nil : gradients.beta.map { $0 + (mode.index - 1) * shape.heads },
+          biasGradient: bias))
+      du = target.reading
+      dlse = carriedGradient.map { UnsafePointer($0) }
+    }
+  }
+}
