@@ -4,9 +4,10 @@ import PackageDescription
 
 // libtorch: `LIBTORCH` names a torch installation (the folder that holds include/ and lib/);
 // without it the build uses the one that `make setup` links as .torch.
-let torch =
-  Context.environment["LIBTORCH"].flatMap { $0.isEmpty ? nil : $0 }
-  ?? Context.packageDirectory + "/.torch"
+let torch = URL(
+  fileURLWithPath: Context.environment["LIBTORCH"].flatMap { $0.isEmpty ? nil : $0 } ?? ".torch",
+  relativeTo: URL(fileURLWithPath: Context.packageDirectory, isDirectory: true)
+).path
 
 // A libctorch.so to link instead of compiling Sources/CTorch: `Scripts/build-shim` makes one with
 // the C++ compiler of the machine whose torch it will load. A program linked to it looks for it

@@ -1,11 +1,11 @@
 // Gradients: the engine's two entry points, and functions whose derivative is a caller's closure.
+#include "internal.h"
+
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstdlib>
 #include <memory>
-
-#include "internal.h"
 
 namespace {
 
@@ -167,8 +167,8 @@ int ct_grad(const ct_tensor *outputs, const ct_tensor *gradients, size_t output_
 
 int ct_record_function(const ct_tensor *inputs, size_t input_count, const ct_tensor *outputs,
                        size_t output_count, const ct_tensor *saved, size_t saved_count,
-                       ct_backward_function backward, void *payload,
-                       void (*destroy)(void *payload), ct_tensor *results) {
+                       ct_backward_function backward, void *payload, void (*destroy)(void *payload),
+                       ct_tensor *results) {
   CT_PROTECT({
     auto closure = c10::make_intrusive<Closure>(backward, payload, destroy);
     auto input_list = ctorch::tensors(inputs, input_count);

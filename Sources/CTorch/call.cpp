@@ -2,6 +2,8 @@
 //
 // The operator's schema decides what a value becomes: an int given for a Scalar, a float or an
 // int[2] turns into that, and an argument that is not given takes the schema's default.
+#include "internal.h"
+
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
 #include <ATen/core/jit_type.h>
@@ -9,8 +11,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
-
-#include "internal.h"
 
 namespace {
 

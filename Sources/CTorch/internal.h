@@ -2,6 +2,7 @@
 #ifndef CTORCH_INTERNAL_H
 #define CTORCH_INTERNAL_H
 
+// Included first everywhere, so that these sentences come before any failure that follows.
 #if !__has_include(<ATen/ATen.h>)
 #error "libtorch was not found: run `make setup`, or let LIBTORCH name a torch installation."
 #endif
@@ -54,17 +55,17 @@ inline c10::Device device(ct_device device) {
 }  // namespace ctorch
 
 // Runs the statements and turns every exception into this thread's last error.
-#define CT_PROTECT(...)                                      \
-  try {                                                      \
-    __VA_ARGS__                                              \
-    return CT_OK;                                            \
-  } catch (const c10::Error &error) {                        \
-    ctorch::set_last_error(error.what_without_backtrace());  \
-  } catch (const std::exception &error) {                    \
-    ctorch::set_last_error(error.what());                    \
-  } catch (...) {                                            \
-    ctorch::set_last_error("an unknown C++ exception");      \
-  }                                                          \
+#define CT_PROTECT(...)                                     \
+  try {                                                     \
+    __VA_ARGS__                                             \
+    return CT_OK;                                           \
+  } catch (const c10::Error &error) {                       \
+    ctorch::set_last_error(error.what_without_backtrace()); \
+  } catch (const std::exception &error) {                   \
+    ctorch::set_last_error(error.what());                   \
+  } catch (...) {                                           \
+    ctorch::set_last_error("an unknown C++ exception");     \
+  }                                                         \
   return CT_ERROR;
 
 #endif

@@ -1,4 +1,6 @@
 // The process: seeds, threads, devices, versions.
+#include "internal.h"
+
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
@@ -7,16 +9,13 @@
 
 #if __has_include(<c10/core/CachingDeviceAllocator.h>)
 #include <c10/core/CachingDeviceAllocator.h>
-#define CTORCH_HAS_DEVICE_STATISTICS \
-  (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 9)
+#define CTORCH_HAS_DEVICE_STATISTICS (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 9)
 #else
 #define CTORCH_HAS_DEVICE_STATISTICS 0
 #endif
 
 #include <algorithm>
 #include <mutex>
-
-#include "internal.h"
 
 namespace {
 
@@ -39,8 +38,8 @@ struct Tasks {
 // at::parallel_for is a header template that runs serially unless the including file is compiled
 // with OpenMP, so the pool is reached through what the library exports: its C entry point since
 // 2.10, and the OpenMP runtime that it carries before that.
-using TorchParallelFor = int32_t (*)(int64_t, int64_t, int64_t,
-                                     void (*)(int64_t, int64_t, void *), void *);
+using TorchParallelFor = int32_t (*)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *),
+                                     void *);
 using OpenMPParallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
 
 void run_on_pool(Tasks &tasks, int workers) {
@@ -86,7 +85,9 @@ void empty_cache(ct_device) { no_statistics(); }
 
 }  // namespace
 
-int ct_manual_seed(uint64_t seed) { CT_PROTECT({ at::manual_seed(seed); }) }
+int ct_manual_seed(uint64_t seed) {
+  CT_PROTECT({ at::manual_seed(seed); })
+}
 
 int ct_generator_new(ct_device device, uint64_t seed, ct_generator *result) {
   CT_PROTECT({
@@ -120,7 +121,9 @@ int ct_set_generator_state(ct_generator generator, ct_tensor state) {
 
 int ct_thread_count(void) { return at::get_num_threads(); }
 
-int ct_set_thread_count(int count) { CT_PROTECT({ at::set_num_threads(count); }) }
+int ct_set_thread_count(int count) {
+  CT_PROTECT({ at::set_num_threads(count); })
+}
 
 void ct_parallel_for(size_t count, void (*task)(void *payload, size_t index), void *payload) {
   Tasks tasks;
@@ -178,6 +181,10 @@ int ct_memory_statistics(ct_device device, ct_memory *result) {
   CT_PROTECT({ *result = memory_statistics(device); })
 }
 
-int ct_reset_peak_memory(ct_device device) { CT_PROTECT({ reset_peak_memory(device); }) }
+int ct_reset_peak_memory(ct_device device) {
+  CT_PROTECT({ reset_peak_memory(device); })
+}
 
-int ct_empty_cache(ct_device device) { CT_PROTECT({ empty_cache(device); }) }
+int ct_empty_cache(ct_device device) {
+  CT_PROTECT({ empty_cache(device); })
+}

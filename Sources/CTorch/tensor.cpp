@@ -1,7 +1,8 @@
 // Handles: their making from memory, their freeing, and what they tell about themselves.
-#include <cstring>
-
 #include "internal.h"
+
+#include <cstdlib>
+#include <cstring>
 
 namespace {
 
@@ -58,18 +59,18 @@ int ct_tensor_from_bytes(const void *bytes, size_t byte_count, const int64_t *si
 
 int ct_tensor_from_blob(void *data, const int64_t *sizes, const int64_t *strides, size_t rank,
                         int32_t dtype, ct_device device, void (*release)(void *payload),
-                        void *payload, ct_tensor *result) {
-  CT_PROTECT({
-    auto owner = [release, payload](void *) {
-      if (release) release(payload);
-    };
-    auto on = ctorch::device(device);
-    *result = ctorch::make_handle(at::from_blob(data, shape(sizes, rank), shape(strides, rank),
-                                                owner, options(dtype).device(on), on));
-  })
-}
+                        void *payload, ct_tensor *result){CT_PROTECT({
+  auto owner = [release, payload](void *) {
+    if (release) release(payload);
+  };
+  auto on = ctorch::device(device);
+  *result = ctorch::make_handle(at::from_blob(data, shape(sizes, rank), shape(strides, rank), owner,
+                                              options(dtype).device(on), on));
+})}
 
-size_t ct_tensor_rank(ct_tensor tensor) { return tensor->value.sizes().size(); }
+size_t ct_tensor_rank(ct_tensor tensor) {
+  return tensor->value.sizes().size();
+}
 
 const int64_t *ct_tensor_sizes(ct_tensor tensor) { return tensor->value.sizes().data(); }
 
@@ -92,9 +93,8 @@ bool ct_tensor_is_contiguous(ct_tensor tensor) { return tensor->value.is_contigu
 
 bool ct_tensor_is_same(ct_tensor a, ct_tensor b) { return a->value.is_same(b->value); }
 
-int ct_tensor_data(ct_tensor tensor, void **result) {
-  CT_PROTECT({ *result = tensor->value.data_ptr(); })
-}
+int ct_tensor_data(ct_tensor tensor,
+                   void **result){CT_PROTECT({ *result = tensor->value.data_ptr(); })}
 
 size_t ct_dtype_size(int32_t dtype) {
   return c10::elementSize(static_cast<at::ScalarType>(dtype));

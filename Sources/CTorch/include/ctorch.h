@@ -30,18 +30,18 @@ const char *ct_last_error(void);
 // ---- Values and calls
 
 typedef enum {
-  CT_NONE = 0,     // Python's None; also the default generator
-  CT_TENSOR,       // tensor (NULL: undefined)
-  CT_INT,          // integer; also a dtype, layout or memory format by its c10 code
-  CT_DOUBLE,       // real
-  CT_BOOL,         // integer, 0 or 1
-  CT_STRING,       // pointer to char, NUL-terminated
-  CT_DEVICE,       // device
-  CT_GENERATOR,    // pointer to ct_generator_s
-  CT_INTS,         // pointer to count int64_t
-  CT_DOUBLES,      // pointer to count double
-  CT_BOOLS,        // pointer to count bool
-  CT_TENSORS,      // pointer to count ct_tensor; NULL entries are None
+  CT_NONE = 0,   // Python's None; also the default generator
+  CT_TENSOR,     // tensor (NULL: undefined)
+  CT_INT,        // integer; also a dtype, layout or memory format by its c10 code
+  CT_DOUBLE,     // real
+  CT_BOOL,       // integer, 0 or 1
+  CT_STRING,     // pointer to char, NUL-terminated
+  CT_DEVICE,     // device
+  CT_GENERATOR,  // pointer to ct_generator_s
+  CT_INTS,       // pointer to count int64_t
+  CT_DOUBLES,    // pointer to count double
+  CT_BOOLS,      // pointer to count bool
+  CT_TENSORS,    // pointer to count ct_tensor; NULL entries are None
 } ct_tag;
 
 typedef struct {
@@ -56,8 +56,8 @@ typedef struct {
 } ct_value;
 
 // Calls the operator of this name and overload ("aten::add.Tensor"). Arguments that are not given
-// take the schema's defaults. Lists in results are malloc'ed arrays of the caller's (ct_free), and so is
-// a string; tensors in results are new handles. `capacity` counts the entries of `results`.
+// take the schema's defaults. Lists in results are malloc'ed arrays of the caller's (ct_free), and
+// so is a string; tensors in results are new handles. `capacity` counts the entries of `results`.
 int ct_call(const char *name, const ct_value *arguments, size_t count, ct_value *results,
             size_t capacity, size_t *result_count);
 
@@ -106,7 +106,8 @@ bool ct_is_leaf(ct_tensor tensor);
 int ct_tensor_grad(ct_tensor tensor, ct_tensor *result);
 int ct_set_tensor_grad(ct_tensor tensor, ct_tensor grad);
 
-// Accumulates the gradient of `roots` into the leaves. NULL gradients stand for a scalar root's one.
+// Accumulates the gradient of `roots` into the leaves. NULL gradients stand for a scalar root's
+// one.
 int ct_backward(const ct_tensor *roots, const ct_tensor *gradients, size_t count, bool retain_graph,
                 bool create_graph);
 // The gradients of `outputs` by `inputs`, one handle (or NULL where unused) an input.
@@ -120,7 +121,7 @@ typedef struct {
   size_t saved_count;
   const ct_tensor *gradients;  // of the outputs; NULL entries are undefined, that is zero
   size_t gradient_count;
-  const bool *needed;           // whether the input's gradient is asked for
+  const bool *needed;          // whether the input's gradient is asked for
   ct_tensor *input_gradients;  // to be filled with owned handles or NULL
   size_t input_count;
 } ct_backward_call;
@@ -133,8 +134,8 @@ typedef char *(*ct_backward_function)(void *payload, const ct_backward_call *cal
 // the backward pass like those of every operator. `destroy(payload)` is called exactly once.
 int ct_record_function(const ct_tensor *inputs, size_t input_count, const ct_tensor *outputs,
                        size_t output_count, const ct_tensor *saved, size_t saved_count,
-                       ct_backward_function backward, void *payload,
-                       void (*destroy)(void *payload), ct_tensor *results);
+                       ct_backward_function backward, void *payload, void (*destroy)(void *payload),
+                       ct_tensor *results);
 
 // ---- Random numbers
 

@@ -1,0 +1,34 @@
+# Every command sets up what is missing first; a second setup does nothing.
+# Extra flags for the Swift compiler's driver: make build SWIFT_FLAGS="-j 4".
+SWIFT_FLAGS ?=
+RELEASE = -c release $(SWIFT_FLAGS)
+SOURCES = Sources Tests Package.swift
+CPP = $(wildcard Sources/CTorch/*.cpp Sources/CTorch/*.h Sources/CTorch/include/*.h)
+
+.PHONY: setup build test demo bench lint format clean
+
+setup: ; @Scripts/setup
+
+build: setup
+	swift build $(RELEASE)
+
+test: setup
+	swift build $(RELEASE) --build-tests
+	swift test $(RELEASE) --skip-build
+
+demo: build
+	@Scripts/demo
+
+bench: build
+	.build/release/tensattn bench --device cpu
+
+lint: setup
+	swift format lint --strict --recursive $(SOURCES)
+	.venv/bin/clang-format --dry-run -Werror $(CPP)
+
+format: setup
+	swift format --in-place --recursive $(SOURCES)
+	.venv/bin/clang-format -i $(CPP)
+
+clean:
+	rm -rf .build
