@@ -84,6 +84,11 @@ let package = Package(
     .target(
       name: "AttentionCPU",
       dependencies: ["AttentionCore", "AttentionKernels", "AttentionKernelsAVX512"]),
+    .target(
+      name: "AttentionCUDA", dependencies: ["Folding", "AttentionCore"],
+      resources: ["Prelude", "Forward", "Backward", "BackwardLong", "Reduce", "Decode"].map {
+        .embedInCode("Kernels/\($0).cu")
+      }),
     .target(name: "Torch", dependencies: ["CTorch"], linkerSettings: shimLinking),
     .target(
       name: "TensorizedAttention",
@@ -112,6 +117,7 @@ let package = Package(
       ]),
     .testTarget(name: "FoldingTests", dependencies: ["Folding"]),
     .testTarget(name: "AttentionCPUTests", dependencies: ["AttentionCPU"]),
+    .testTarget(name: "AttentionCUDATests", dependencies: ["AttentionCUDA"]),
     .testTarget(name: "TorchTests", dependencies: ["Torch"]),
     .testTarget(name: "TextTests", dependencies: ["Text"]),
   ]

@@ -1,0 +1,268 @@
+import AttentionCore
+import Folding
+import Foundation
+import Synchronization
+
+/// The compiled kernels of one process, launched on streams of the caller's choice.
+///
+/// A kernel is compiled by NVRTC for the device that is there when a shape first needs it, stored on disk
+/// and kept loaded. Launches are asynchronous; the tensors must live until the stream has passed them.
+public final class CUDAKernels: Sendable {
+  /// The driver under the kernels.
+  public let driver: CUDADriver
+  private let cache: KernelCache
+  private let functions = Mutex<[FunctionKey: UInt]>([:])
+  private let tables = Mutex<[TableKey: Table]>([:])
+
+  private struct FunctionKey: Hashable {
+    var plan: LaunchPlan
+    var device: Int
+  }
+
+  private struct TableKey: Hashable {
+    var anglesPerPlace: [Double]
+    var device: Int
+  }
+
+  private struct Table {
+    var address: CUDADriver.Address
+    var rows: Int
+  }
+
+  private static let instance = Mutex<Result<CUDAKernels, CUDAError>?>(nil)
+
+  /// The process's kernels.
+  ///
+  /// - Throws: ``CUDAError`` without a driver or device.
+  public static func shared() throws(CUDAError) -> CUDAKernels {
+    let result = instance.withLock { cached in
+      if let cached { return cached }
+      let result = Result { () throws(CUDAError) in
+        CUDAKernels(driver: try CUDADriver.shared(), cache: KernelCache())
+      }
+      cached = result
+      return result
+    }
+    return try result.get()
+  }
+
+  package init(driver: CUDADriver, cache: KernelCache) {
+    self.driver = driver
+    self.cache = cache
+  }
+
+  /// The function of a plan, compiled and loaded if this is its first use.
+  func function(_ plan: LaunchPlan, on device: CUDADriver.Device) throws -> UInt {
+    let key = FunctionKey(plan: plan, device: device.ordinal)
+    if let function = functions.withLock({ $0[key] }) { return function }
+    let compiler = try NVRTC.shared()
+    let source = KernelSources.source(of: plan.file)
+    let options = plan.options(architecture: device.architecture)
+    let name = KernelCache.key(
+      source: source, options: options, compiler: compiler.version, driver: driver.version)
+    let cubin = try cache.cubin(key: name) {
+      try compiler.compile(source: source, name: plan.file + ".cu", options: options)
+    }
+    let function = try driver.function(
+      cubin: cubin, entry: plan.entry, sharedMemory: plan.sharedMemory)
+    functions.withLock { $0[key] = function }
+    return function
+  }
+
+  /// The device's rotary table with at least `rows` positions. A table that grows keeps its
+  /// predecessor alive, since kernels in flight may still read it.
+  func rotaryTable(_ angles: RotaryAngles, rows: Int, on device: CUDADriver.Device) throws
+    -> CUDADriver.Address
+  {
+    let key = TableKey(anglesPerPlace: angles.perPlace, device: device.ordinal)
+    return try tables.withLock { tables in
+      if let table = tables[key], table.rows >= rows { return table.address }
+      let values = Self.turns(angles, rows: rows)
+      let address = try driver.allocate(bytes: values.count * 4)
+      try driver.upload(values, to: address)
+      tables[key] = Table(address: address, rows: rows)
+      return address
+    }
+  }
+}
+
+extension CUDAKernels {
+  /// Pairs (cos, sin) for the first `rows` places, `[rows, D/2, 2]`, formed in f64. Only distances matter,
+  /// so places count from a tile's own first key and a position of a million costs no precision.
+  private static func turns(_ angles: RotaryAngles, rows: Int) -> [Float] {
+    var values: [Float] = []
+    values.reserveCapacity(rows * angles.perPlace.count * 2)
+    for place in 0..<rows {
+      for step in angles.perPlace {
+        values.append(Float(cos(Double(place) * step)))
+        values.append(Float(sin(Double(place) * step)))
+      }
+    }
+    return values
+  }
+
+  /// Launches the forward pass:  u'(t) = Σ softmax(z(t, ·)) u(·),  ℓ'(t) = logsumexp z(t, ·).
+  ///
+  /// Rows of padded tokens become 0 and −∞. u' is rounded to the element type, sums are f32.
+  ///
+  /// - Parameters:
+  ///   - pass: the tensors, all on the device of the current context.
+  ///   - stream: where the launch is queued.
+  /// - Throws: ``CUDAError``.
+  /// - Precondition: ``CUDAPassShape/objection(backward:biasGradient:)`` is nil and every tensor is
+  ///   ``DeviceTensor/isAligned(for:)``.
+  /// - Complexity: B·H·N·n_k·4D operations; q, k, u read and u' written once.
+  public func forward(_ pass: CUDAPass, stream: CUDADriver.Stream) throws {
+    let shape = pass.shape
+    precondition(shape.objection() == nil, "No kernel runs this pass: \(shape.objection() ?? "").")
+    guard pass.firstQuery < shape.tokens else { return }
+    let device = try driver.device()
+    let plan = shape.forwardPlan
+    var parameters = try self.parameters(of: pass, on: device)
+    var fibers = shape.fibers
+    var positions = shape.fiberLength
+    // Tokens before the first query need no row of their own.
+    if pass.firstQuery > 0 {
+      if shape.isSliding, plan.fiber == nil {
+        parameters.firstPosition = Int32(pass.firstQuery / shape.mode.stride)
+        positions -= Int(parameters.firstPosition)
+      } else if !shape.isSliding {
+        let block = shape.mode.size * shape.mode.stride
+        parameters.firstFiber = Int32(pass.firstQuery / block * shape.mode.stride)
+        fibers -= Int(parameters.firstFiber)
+      }
+    }
+    let grid = Self.grid(plan, fibers: fibers, positions: positions, rows: &parameters)
+    try driver.launch(
+      try function(plan, on: device), grid: (grid, shape.batch * shape.heads),
+      threads: plan.threads, sharedMemory: plan.sharedMemory, stream: stream,
+      parameters: parameters)
+  }
+
+  /// Launches the backward pass of `pass` (see `Backward.cu` for the formulas).
+  ///
+  /// Every gradient has one writer and sums run in a fixed order, so two runs agree bit by bit.
+  ///
+  /// - Throws: ``CUDAError``.
+  /// - Precondition: as for ``forward(_:stream:)``, with `backward: true`; `pass` holds the saved u' and ℓ'.
+  /// - Complexity: 2.5 to 3.5 times the forward pass's operations.
+  public func backward(
+    _ pass: CUDAPass, _ gradients: CUDAPassGradients, stream: CUDADriver.Stream
+  ) throws {
+    let shape = pass.shape
+    precondition(
+      shape.objection(backward: true) == nil,
+      "No kernel runs this backward pass: \(shape.objection(backward: true) ?? "").")
+    let device = try driver.device()
+    var parameters = try self.parameters(of: pass, on: device)
+    parameters.dout = gradients.output.address
+    parameters.doStrides = gradients.output.strides
+    parameters.dlseOut = gradients.lse
+    parameters.dq = gradients.queries.address
+    parameters.dqStrides = gradients.queries.strides
+    parameters.dk = gradients.keys.address
+    parameters.dkStrides = gradients.keys.strides
+    parameters.du = gradients.values.address
+    parameters.duStrides = gradients.values.strides
+    parameters.dlseIn = gradients.carriedLSE
+    parameters.accumulate = gradients.accumulates ? 1 : 0
+    parameters.dot = gradients.workspace
+    parameters.dbeta = gradients.workspace + UInt64(shape.batch * shape.heads * pass.lseRow * 4)
+    for plan in shape.backwardPlans {
+      let heads = plan.entry == "backwardLongQuery" ? shape.heads : shape.keyHeads
+      let grid = Self.grid(
+        plan, fibers: shape.fibers, positions: shape.fiberLength, rows: &parameters)
+      try driver.launch(
+        try function(plan, on: device), grid: (grid, shape.batch * heads), threads: plan.threads,
+        sharedMemory: plan.sharedMemory, stream: stream, parameters: parameters)
+      if shape.hasBeta, plan.entry != "backwardLongKey" {
+        try driver.launch(
+          try function(shape.reductionPlan, on: device), grid: (shape.heads, 1), threads: 256,
+          sharedMemory: 0, stream: stream,
+          parameters: Reduction(
+            partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.batch * grid)))
+      }
+    }
+  }
+
+  /// The parameter of `reducePartials`.
+  private struct Reduction {
+    var partials: CUDADriver.Address
+    var out: CUDADriver.Address
+    var count: Int32
+    var padding: Int32 = 0
+  }
+
+  /// The first dimension of a launch, which also sets the tiles of a fiber.
+  private static func grid(
+    _ plan: LaunchPlan, fibers: Int, positions: Int, rows parameters: inout PassParameters
+  ) -> Int {
+    if let fiber = plan.fiber {
+      let packed = plan.rows / fiber
+      parameters.tilesPerFiber = 1
+      return (fibers + packed - 1) / packed
+    }
+    let tiles = (positions + plan.rows - 1) / plan.rows
+    parameters.tilesPerFiber = Int32(tiles)
+    return tiles * fibers
+  }
+
+  private func parameters(of pass: CUDAPass, on device: CUDADriver.Device) throws
+    -> PassParameters
+  {
+    let shape = pass.shape
+    for tensor in [pass.queries, pass.keys, pass.values, pass.output] {
+      precondition(
+        tensor.isAligned(for: shape.element),
+        "Token rows must start at multiples of 16 bytes, got \(tensor).")
+    }
+    var scale = pass.scale
+    var parameters = PassParameters()
+    if let rotary = pass.rotary, shape.isRotary {
+      parameters.rotary = try rotaryTable(rotary, rows: shape.rotaryRows, on: device)
+      // Queries and keys both carry the magnitude; the table stays a pure rotation.
+      scale *= Float(rotary.magnitude * rotary.magnitude)
+    }
+    parameters.q = pass.queries.address
+    parameters.qStrides = pass.queries.strides
+    parameters.k = pass.keys.address
+    parameters.kStrides = pass.keys.strides
+    parameters.u = pass.values.address
+    parameters.uStrides = pass.values.strides
+    parameters.out = pass.output.address
+    parameters.oStrides = pass.output.strides
+    parameters.lseIn = pass.carriedLSE
+    parameters.lseOut = pass.lse
+    parameters.lseRow = Int64(pass.lseRow)
+    parameters.lengths = pass.lengths
+    parameters.beta = pass.beta
+    parameters.bias = pass.bias
+    parameters.biasStride = Int32(pass.biasStride)
+    parameters.heads = Int32(shape.heads)
+    parameters.ratioK = Int32(shape.heads / shape.keyHeads)
+    parameters.ratioU = Int32(shape.heads / shape.valueHeads)
+    parameters.tokens = Int32(shape.tokens)
+    parameters.size = Int32(shape.mode.size)
+    parameters.stride = Int32(clamping: shape.mode.stride)
+    parameters.fibers = Int32(shape.fibers)
+    parameters.firstQuery = Int32(pass.firstQuery)
+    parameters.batch = Int32(shape.batch)
+    parameters.scale = scale * 1.442_695_040_888_963_4
+    parameters.rawScale = scale
+    return parameters
+  }
+}
+
+extension CUDAPassShape {
+  /// Bytes of scratch memory that ``CUDAKernels/backward(_:_:stream:)`` needs: D(t) of every row and
+  /// the partial sums of dβ.
+  ///
+  /// - Parameter lseRow: tokens a row of ℓ holds.
+  public func workspaceBytes(lseRow: Int) -> Int {
+    let blocks = backwardPlans.map { plan -> Int in
+      if let fiber = plan.fiber { return (fibers + plan.rows / fiber - 1) / (plan.rows / fiber) }
+      return (fiberLength + plan.rows - 1) / plan.rows * fibers
+    }
+    return (batch * heads * lseRow + heads * batch * (blocks.max() ?? 0)) * 4
+  }
+}

@@ -1,0 +1,21 @@
+/// The CUDA sources, embedded in the binary.
+package enum KernelSources {
+  /// The source of a kernel file behind the prelude that all of them share.
+  ///
+  /// - Precondition: `file` is one of ``files``.
+  package static func source(of file: String) -> String {
+    let bytes: [UInt8]
+    switch file {
+    case "Forward": bytes = PackageResources.Forward_cu
+    case "Backward": bytes = PackageResources.Backward_cu
+    case "BackwardLong": bytes = PackageResources.BackwardLong_cu
+    case "Reduce": bytes = PackageResources.Reduce_cu
+    case "Decode": bytes = PackageResources.Decode_cu
+    default: preconditionFailure("There is no kernel file \(file); the files are \(files).")
+    }
+    return String(decoding: PackageResources.Prelude_cu + bytes, as: UTF8.self)
+  }
+
+  /// The names of the kernel files.
+  package static let files = ["Forward", "Backward", "BackwardLong", "Reduce", "Decode"]
+}

@@ -1,0 +1,251 @@
+// One pass over a mode, forward: u'(t) = Σ softmax(z(t, ·)) u(·) and ℓ'(t) = logsumexp z(t, ·).
+//
+// Route of the data: q, k, u rows → shared memory (cp.async) → rotated in place → z on the tensor cores →
+// softmax in registers → times u on the tensor cores → u' rows and ℓ'. Nothing else touches memory.
+//
+// forwardShort packs whole fibers of up to 64 positions into one tile of 16·WARPS rows whose keys are its
+// own rows. forwardLong gives a block 16·WARPS queries of one fiber and streams the keys they see through
+// two stages of KT rows with a running maximum.
+
+#ifdef SHORT
+#define ROWS (WARPS * 16)
+#define SPAN (FIBER < 16 ? 16 : FIBER)  // key rows that a warp meets
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const __grid_constant__ Pass p) {
+  extern __shared__ __align__(16) char memory[];
+  T* q = reinterpret_cast<T*>(memory);
+  T* k = q + ROWS * LD;
+  T* u = k + ROWS * LD;
+  int* keyToken = reinterpret_cast<int*>(u + ROWS * LD);
+  int* queryToken = keyToken + ROWS;
+
+  int h = blockIdx.y % p.heads, b = blockIdx.y / p.heads;
+  int limit = p.lengths ? min(p.lengths[b], p.tokens) : p.tokens;
+  for (int row = threadIdx.x; row < ROWS; row += THREADS) {
+    int fiber = p.firstFiber + blockIdx.x * (ROWS / FIBER) + row / FIBER, j = row % FIBER, t = -1;
+    if (fiber < p.fibers) {
+      int origin = fiberOrigin(p, fiber);
+      if (j < fiberLength(p, origin, p.tokens)) t = origin + j * p.stride;
+    }
+    keyToken[row] = t < limit ? t : -1;
+    // A padded token keeps its row, which becomes zeros, but is not read: −2 − t.
+    queryToken[row] = t < p.firstQuery ? -1 : t < limit ? t : -2 - t;
+  }
+  clearPadding(q, 3 * ROWS);
+  __syncthreads();
+  loadTile(q, p.q + b * p.qB + h * p.qH, p.qN, queryToken, ROWS);
+  loadTile(k, p.k + b * p.kB + h / p.ratioK * p.kH, p.kN, keyToken, ROWS);
+  commit();
+  loadTile(u, p.u + b * p.uB + h / p.ratioU * p.uH, p.uN, keyToken, ROWS);
+  commit();
+
+  constexpr int NB = SPAN / 8;
+  int lane = threadIdx.x & 31, g = lane >> 2, c = (lane & 3) * 2;
+  int first = threadIdx.x / 32 * 16, span = first / SPAN * SPAN;
+  int mark[2] = {queryToken[first + g], queryToken[first + g + 8]}, token[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) token[half] = mark[half] < -1 ? -2 - mark[half] : mark[half];
+  i64 lseRow = (i64)(b * p.heads + h) * p.lseN;
+  float carried[2] = {0.f, 0.f}, beta = 0.f;
+#if JOINT
+#pragma unroll
+  for (int half = 0; half < 2; half++)
+    if (mark[half] >= 0) carried[half] = p.lseIn[lseRow + token[half]] * LOG2E;
+#endif
+#if BETA
+  beta = p.beta[h] * LOG2E;
+#endif
+  const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
+
+  await<1>();
+  __syncthreads();
+#if ROTARY
+  rotateTile(q, 2 * ROWS, p.rotary, [](int row) { return row % FIBER; });
+  __syncthreads();
+#endif
+  float z[NB][4];
+  clear(z);
+  multiplyByTransposed<NB>(z, q + first * LD, k + span * LD);
+  float top[2] = {-INFINITE, -INFINITE}, sum[2] = {0.f, 0.f};
+#pragma unroll
+  for (int n = 0; n < NB; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      int query = first + g + (e >> 1) * 8, key = span + n * 8 + c + (e & 1);
+      float x = logit(p, z[n][e] * p.scale, query % FIBER, key % FIBER, beta, carried[e >> 1], bias);
+      bool seen = keyToken[key] >= 0 && (FIBER >= 16 || query / FIBER == key / FIBER);
+      z[n][e] = seen ? x : -INFINITE;
+      top[e >> 1] = fmaxf(top[e >> 1], z[n][e]);
+    }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    top[half] = quadMax(top[half]);
+    if (top[half] == -INFINITE) top[half] = 0.f;
+  }
+#pragma unroll
+  for (int n = 0; n < NB; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      z[n][e] = exp2Fast(z[n][e] - top[e >> 1]);
+      sum[e >> 1] += z[n][e];
+    }
+  await<0>();
+  __syncthreads();
+  float o[ND][4];
+  clear(o);
+  multiply<NB>(o, z, u + span * LD);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float total = quadSum(sum[half]);
+    bool live = mark[half] >= 0 && total > 0.f;
+    T* row = p.out + b * p.oB + h * p.oH + (token[half] < 0 ? 0 : token[half]) * p.oN;
+    storeRow(row, o, half, live ? 1.f / total : 0.f, token[half] >= 0, false);
+    if (token[half] >= 0 && (lane & 3) == 0)
+      p.lseOut[lseRow + token[half]] = live ? (top[half] + log2f(total)) * LN2 : -INFINITE;
+  }
+}
+#endif
+
+#ifdef LONG
+#define ROWS (WARPS * 16)
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const __grid_constant__ Pass p) {
+  extern __shared__ __align__(16) char memory[];
+  T* q = reinterpret_cast<T*>(memory);
+  T* k = q + ROWS * LD;
+  T* u = k + 2 * KT * LD;
+  constexpr int NB = KT / 8;
+
+  int h = blockIdx.y % p.heads, b = blockIdx.y / p.heads;
+  int limit = p.lengths ? min(p.lengths[b], p.tokens) : p.tokens;
+  int fibers = p.fibers - p.firstFiber;
+  int origin = fiberOrigin(p, p.firstFiber + blockIdx.x % fibers);
+  // Later queries of a causal block support see more keys, so they start first.
+  int q0 = p.firstPosition + (p.tilesPerFiber - 1 - (int)(blockIdx.x / fibers)) * ROWS;
+  int length = fiberLength(p, origin, p.tokens), keys = fiberLength(p, origin, limit);
+  if (q0 >= length) return;
+  int kFirst = SLIDING ? max(0, q0 - p.size + 1) : 0;
+  int kEnd = CAUSAL ? min(keys, q0 + ROWS) : keys;
+  int tiles = kEnd > kFirst ? (kEnd - kFirst + KT - 1) / KT : 0;
+  const T* qLine = p.q + b * p.qB + h * p.qH + origin * p.qN;
+  const T* kLine = p.k + b * p.kB + h / p.ratioK * p.kH + origin * p.kN;
+  const T* uLine = p.u + b * p.uB + h / p.ratioU * p.uH + origin * p.uN;
+  i64 qStep = p.qN * p.stride, kStep = p.kN * p.stride, uStep = p.uN * p.stride;
+
+  clearPadding(q, ROWS + 4 * KT);
+  int firstRow = p.firstQuery > origin ? (p.firstQuery - origin + p.stride - 1) / p.stride : 0;
+  {
+    constexpr int chunks = D / VEC;
+    for (int i = threadIdx.x; i < ROWS * chunks; i += THREADS) {
+      int row = i / chunks, chunk = i % chunks, j = q0 + row;
+      bool valid = j >= firstRow && j < keys;
+      copy16(q + row * LD + chunk * VEC, qLine + (valid ? j * qStep : 0) + chunk * VEC, valid);
+    }
+  }
+#pragma unroll
+  for (int stage = 0; stage < 2; stage++) {
+    if (stage < tiles) {
+      loadLine(k + stage * KT * LD, kLine, kStep, kFirst + stage * KT, kEnd, KT);
+      loadLine(u + stage * KT * LD, uLine, uStep, kFirst + stage * KT, kEnd, KT);
+    }
+    commit();
+  }
+
+  int lane = threadIdx.x & 31, g = lane >> 2, c = (lane & 3) * 2, first = threadIdx.x / 32 * 16;
+  i64 lseRow = (i64)(b * p.heads + h) * p.lseN;
+  int position[2] = {q0 + first + g, q0 + first + g + 8};
+  bool live[2], written[2];
+  float carried[2] = {0.f, 0.f}, beta = 0.f;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    written[half] = position[half] >= firstRow && position[half] < length;
+    live[half] = written[half] && position[half] < keys;
+#if JOINT
+    if (live[half]) carried[half] = p.lseIn[lseRow + origin + (i64)position[half] * p.stride] * LOG2E;
+#endif
+  }
+#if BETA
+  beta = p.beta[h] * LOG2E;
+#endif
+  const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
+
+  float o[ND][4], top[2] = {-INFINITE, -INFINITE}, sum[2] = {0.f, 0.f};
+  clear(o);
+  for (int tile = 0; tile < tiles; tile++) {
+    T* kTile = k + (tile & 1) * KT * LD;
+    T* uTile = u + (tile & 1) * KT * LD;
+    int k0 = kFirst + tile * KT;
+    await<1>();
+    __syncthreads();
+#if ROTARY
+    if (tile == 0) rotateTile(q, ROWS, p.rotary, [&](int row) { return q0 - kFirst + row; });
+    rotateTile(kTile, KT, p.rotary, [&](int row) { return k0 - kFirst + row; });
+    __syncthreads();
+#endif
+    // A warp skips keys that lie after its last query or before its first query's window.
+    bool seen = !(CAUSAL && k0 > q0 + first + 15) && !(SLIDING && k0 + KT - 1 <= q0 + first - p.size);
+    if (seen) {
+      float z[NB][4];
+      clear(z);
+      multiplyByTransposed<NB>(z, q + first * LD, kTile);
+      // Only tiles that touch a mask, the diagonal or the end of the keys need the full logit.
+      bool inner = !BIAS && k0 + KT <= keys && k0 + KT - 1 < q0 + first &&
+                   !(SLIDING && q0 + first + 15 - k0 >= p.size);
+      float best[2] = {-INFINITE, -INFINITE};
+      if (inner) {
+#pragma unroll
+        for (int n = 0; n < NB; n++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) {
+            z[n][e] = z[n][e] * p.scale + (BETA ? beta : 0.f);
+            best[e >> 1] = fmaxf(best[e >> 1], z[n][e]);
+          }
+      } else {
+#pragma unroll
+        for (int n = 0; n < NB; n++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) {
+            int j = k0 + n * 8 + c + (e & 1);
+            float x = logit(p, z[n][e] * p.scale, position[e >> 1], j, beta, carried[e >> 1], bias);
+            z[n][e] = j < keys ? x : -INFINITE;
+            best[e >> 1] = fmaxf(best[e >> 1], z[n][e]);
+          }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        float next = fmaxf(top[half], quadMax(best[half]));
+        float shift = next == -INFINITE ? 0.f : next;
+        float factor = exp2Fast(top[half] - shift);
+        top[half] = next;
+        best[half] = shift;
+        sum[half] *= factor;
+#pragma unroll
+        for (int n = 0; n < ND; n++) o[n][half * 2] *= factor, o[n][half * 2 + 1] *= factor;
+      }
+#pragma unroll
+      for (int n = 0; n < NB; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          z[n][e] = exp2Fast(z[n][e] - best[e >> 1]);
+          sum[e >> 1] += z[n][e];
+        }
+      multiply<NB>(o, z, uTile);
+    }
+    __syncthreads();
+    if (tile + 2 < tiles) {
+      loadLine(kTile, kLine, kStep, k0 + 2 * KT, kEnd, KT);
+      loadLine(uTile, uLine, uStep, k0 + 2 * KT, kEnd, KT);
+    }
+    commit();
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float total = quadSum(sum[half]);
+    bool any = live[half] && total > 0.f;
+    i64 t = origin + (i64)(written[half] ? position[half] : 0) * p.stride;
+    storeRow(p.out + b * p.oB + h * p.oH + t * p.oN, o, half, any ? 1.f / total : 0.f, written[half], false);
+    if (written[half] && (lane & 3) == 0)
+      p.lseOut[lseRow + t] = any ? (top[half] + log2f(total)) * LN2 : -INFINITE;
+  }
+}
+#endif

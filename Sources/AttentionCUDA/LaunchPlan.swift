@@ -1,0 +1,125 @@
+/// One kernel of a pass: its source, macros and shared memory.
+///
+/// Numbers come from the registers and shared memory of an H100-class multiprocessor: 65 536 registers
+/// and 227 KiB. `BLOCKS` asks the compiler for as many resident blocks as shared memory allows without
+/// pushing accumulators (D/2 registers a thread for every 16 × D product) out of the registers.
+package struct LaunchPlan: Sendable, Hashable {
+  /// The resource that holds the kernel.
+  package var file: String
+  /// The kernel's name.
+  package var entry: String
+  /// `-D` options without the prefix, sorted.
+  package var macros: [String]
+  /// Bytes of dynamic shared memory a block.
+  package var sharedMemory: Int
+  /// Token rows a block owns.
+  package var rows: Int
+  /// Threads a block.
+  package var threads: Int
+  /// Positions that a short kernel packs as one fiber; nil for the long ones.
+  package var fiber: Int?
+
+  /// NVRTC's options for an architecture.
+  package func options(architecture: String) -> [String] {
+    ["--gpu-architecture=\(architecture)", "--std=c++17"] + macros.map { "-D" + $0 }
+  }
+}
+
+extension CUDAPassShape {
+  /// Bytes between token rows of a tile in shared memory: padded so that eight rows meet all banks.
+  private var rowBytes: Int {
+    element == .float32 ? (headWidth + 4) * 4 : ((headWidth + 15) / 16 * 16 + 8) * 2
+  }
+
+  private var isWide: Bool { element == .float32 || headWidth > 128 }
+
+  private func plan(
+    _ file: String, _ entry: String, rows: Int, sharedMemory: Int, fiber: Int? = nil,
+    _ extra: [String: Int]
+  ) -> LaunchPlan {
+    var macros = extra
+    macros["DTYPE"] = element.rawValue
+    macros["D"] = headWidth
+    macros["ROTARY"] = isRotary ? 1 : 0
+    macros["JOINT"] = isJoint ? 1 : 0
+    macros["BETA"] = hasBeta ? 1 : 0
+    macros["BIAS"] = hasBias ? 1 : 0
+    macros["CAUSAL"] = support.isCausal ? 1 : 0
+    macros["SLIDING"] = isSliding ? 1 : 0
+    macros["WARPS"] = rows / 16
+    if let fiber { macros["FIBER"] = fiber }
+    return LaunchPlan(
+      file: file, entry: entry, macros: macros.map { "\($0.key)=\($0.value)" }.sorted(),
+      sharedMemory: sharedMemory, rows: rows, threads: rows * 2, fiber: fiber)
+  }
+
+  /// The smallest power of two that holds a fiber.
+  private var packedFiber: Int {
+    var size = 1
+    while size < fiberLength { size *= 2 }
+    return size
+  }
+
+  /// The kernel of the forward pass.
+  package var forwardPlan: LaunchPlan {
+    if fiberLength <= 64 {
+      let memory = 64 * (3 * rowBytes + 8)
+      let limit = headWidth > 128 ? 2 : headWidth > 64 ? 4 : 5
+      return plan(
+        "Forward", "forwardShort", rows: 64, sharedMemory: memory, fiber: packedFiber,
+        ["SHORT": 1, "BLOCKS": max(1, min(limit, 227 * 1024 / memory))])
+    }
+    let (rows, keys) = isWide ? (64, 32) : (128, 64)
+    return plan(
+      "Forward", "forwardLong", rows: rows, sharedMemory: (rows + 4 * keys) * rowBytes,
+      ["LONG": 1, "KT": keys, "BLOCKS": isWide ? 1 : 2])
+  }
+
+  /// The kernels of the backward pass, in the order in which they run.
+  package var backwardPlans: [LaunchPlan] {
+    let widest = element == .float32 && headWidth > 128
+    let rows = widest ? 32 : 64
+    if fiberLength <= rows {
+      let span = max(16, packedFiber)
+      let product = element == .float32 ? (span + 4) * 4 : (span + 8) * 2
+      let memory = rows * (2 * rowBytes + 2 * max(rowBytes, product) + 4) + 64
+      let limit = isWide ? 1 : headWidth > 64 ? 3 : 4
+      return [
+        plan(
+          "Backward", "backwardShort", rows: rows, sharedMemory: memory, fiber: packedFiber,
+          [
+            "SHORT": 1, "GROUPED": heads > keyHeads ? 1 : 0,
+            "BLOCKS": max(1, min(limit, 227 * 1024 / memory)),
+          ])
+      ]
+    }
+    let queryStep = widest ? 16 : isWide ? 32 : 64
+    let keyStep = widest ? 16 : 32
+    let blocks = isWide ? 1 : 2
+    let query = plan(
+      "BackwardLong", "backwardLongQuery", rows: 64,
+      sharedMemory: (128 + 4 * queryStep) * rowBytes + 64,
+      ["QUERY": 1, "KT": queryStep, "BLOCKS": blocks])
+    return [query]
+      + (headWidth > 128 ? [1, 2] : [0]).map { part in
+        plan(
+          "BackwardLong", "backwardLongKey", rows: 64,
+          sharedMemory: (128 + 4 * keyStep) * rowBytes + 12 * keyStep,
+          ["KEY": 1, "KT": keyStep, "PART": part, "BLOCKS": blocks])
+      }
+  }
+
+  /// The fixed-order sum of the partial sums of dβ.
+  package var reductionPlan: LaunchPlan {
+    var shape = self
+    shape.element = .bfloat16
+    return shape.plan(
+      "Reduce", "reducePartials", rows: 128, sharedMemory: 0, ["BLOCKS": 1])
+  }
+
+  /// The rows of the rotary table that the kernels of this pass may read: positions relative to the first
+  /// key of a tile.
+  var rotaryRows: Int {
+    isSliding ? min(fiberLength, mode.size + 192) + 256 : fiberLength + 256
+  }
+}

@@ -1,0 +1,112 @@
+import Folding
+import Testing
+
+import AttentionCUDA
+
+private let compiler = Result { try NVRTC.shared() }
+
+/// Whether NVRTC is here; compiling for a GPU needs none.
+private var hasCompiler: Bool { (try? compiler.get()) != nil }
+
+@Suite("Kernels")
+struct KernelCompilationTests {
+  static let mode = Mode(index: 2, size: 32, stride: 1, isLowest: true)
+
+  static func shape(
+    _ element: CUDAElement, width: Int, size: Int, support: Support, full: Bool
+  ) -> CUDAPassShape {
+    CUDAPassShape(
+      element: element, headWidth: width, batch: 2, heads: 8, keyHeads: full ? 2 : 8, valueHeads: 8,
+      tokens: 5000, mode: Mode(index: 1, size: size, stride: 8, isLowest: false), support: support,
+      isJoint: full, hasBeta: full, hasBias: full, isRotary: full)
+  }
+
+  static let shapes: [CUDAPassShape] = CUDAElement.allCases.flatMap { element in
+    [
+      shape(element, width: 128, size: 32, support: .blockCausal, full: false),
+      shape(element, width: 40, size: 5, support: .block, full: false),
+      shape(element, width: 64, size: 64, support: .block, full: true),
+      shape(element, width: 128, size: 256, support: .slidingCausal, full: true),
+      shape(element, width: 256, size: 300, support: .slidingCausal, full: true),
+    ]
+  }
+
+  @Test(
+    "compile without spilling the launch limits",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
+    arguments: shapes.indices)
+  func compile(index: Int) throws {
+    let shape = Self.shapes[index]
+    let compiler = try compiler.get()
+    for plan in [shape.forwardPlan, shape.reductionPlan] + shape.backwardPlans {
+      let cubin = try compiler.compile(
+        source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
+        options: plan.options(architecture: "sm_90a"))
+      #expect(cubin.starts(with: [0x7f, 0x45, 0x4c, 0x46]), "\(plan.entry) for \(shape)")
+    }
+  }
+
+  @Test(
+    "decoding compiles",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
+    arguments: CUDAElement.allCases)
+  func compileDecode(element: CUDAElement) throws {
+    let tensor = DeviceTensor(address: 0, heads: 8, tokens: 4096, width: 64)
+    let step = CUDADecode(
+      element: element, headWidth: 64, batch: 1, heads: 8, keyHeads: 8, support: .slidingCausal,
+      isJoint: true, queries: tensor, keys: tensor, output: tensor, positions: 0,
+      passes: [.init(mode: Self.mode, values: tensor, valueHeads: 8)], scale: 1)
+    let cubin = try compiler.get().compile(
+      source: KernelSources.source(of: "Decode"), name: "Decode.cu",
+      options: step.plan.options(architecture: "sm_90a"))
+    #expect(!cubin.isEmpty)
+  }
+
+  @Test(
+    "a compile error carries the compiler's log",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"))
+  func compileError() throws {
+    let compiler = try compiler.get()
+    #expect {
+      try compiler.compile(
+        source: "__global__ void f() { nonsense; }", name: "f.cu", options: ["--std=c++17"])
+    } throws: { error in
+      "\(error)".contains("nonsense") && "\(error)".contains("f.cu")
+    }
+  }
+
+  @Test("every plan fits a block's shared memory", arguments: CUDAElement.allCases)
+  func sharedMemory(element: CUDAElement) {
+    for width in stride(from: 32, through: 256, by: 8) {
+      for size in [1, 3, 16, 33, 64, 65, 128, 1000] {
+        for support in Support.allCases {
+          let shape = Self.shape(element, width: width, size: size, support: support, full: true)
+          for plan in [shape.forwardPlan] + shape.backwardPlans {
+            #expect(plan.sharedMemory <= 227 * 1024, "\(plan.entry) for \(shape)")
+            #expect(plan.rows % 16 == 0)
+          }
+        }
+      }
+    }
+  }
+
+  @Test("parameters have the layout of the kernels' structures")
+  func layout() {
+    #expect(MemoryLayout<PassParameters>.size == 408)
+    #expect(MemoryLayout<DecodePassParameters>.size == 112)
+    #expect(MemoryLayout<DecodeArguments>.size == 120 + 8 * 112)
+  }
+
+  @Test("what no kernel covers is named")
+  func objections() {
+    var shape = Self.shape(.bfloat16, width: 40, size: 8, support: .block, full: true)
+    #expect(shape.objection() == nil)
+    #expect(shape.objection(backward: true)?.contains("multiple of 16") == true)
+    shape.headWidth = 36
+    #expect(shape.objection()?.contains("head width 36") == true)
+    shape.headWidth = 64
+    #expect(shape.objection(backward: true, biasGradient: true)?.contains("bias") == true)
+    shape.batch = 10_000
+    #expect(shape.objection()?.contains("80000") == true)
+  }
+}
