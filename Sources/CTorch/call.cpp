@@ -173,14 +173,13 @@ torch::jit::Stack make_stack(const c10::FunctionSchema &schema, const ct_value *
   return stack;
 }
 
-template <typename T, typename Make>
-void fill_list(ct_value &result, int32_t tag, size_t count, Make make) {
-  auto *items = static_cast<T *>(std::malloc(std::max<size_t>(count, 1) * sizeof(T)));
-  TORCH_CHECK(items, "out of memory");
-  for (size_t i = 0; i < count; ++i) items[i] = make(i);
-  result.tag = tag;
-  result.pointer = items;
-  result.count = count;
+void set_tensors(ct_value &result, const std::vector<at::Tensor> &tensors) {
+  auto *handles = static_cast<ct_tensor *>(std::calloc(tensors.size() + 1, sizeof(ct_tensor)));
+  TORCH_CHECK(handles, "out of memory");
+  for (size_t i = 0; i < tensors.size(); ++i) handles[i] = ctorch::make_handle(tensors[i]);
+  result.tag = CT_TENSORS;
+  result.pointer = handles;
+  result.count = tensors.size();
 }
 
 ct_value make_result(const IValue &value) {
@@ -188,6 +187,8 @@ ct_value make_result(const IValue &value) {
   if (value.isTensor()) {
     result.tag = CT_TENSOR;
     result.tensor = ctorch::make_handle(value.toTensor());
+  } else if (value.isTensorList()) {
+    set_tensors(result, value.toTensorVector());
   } else if (value.isInt()) {
     result.tag = CT_INT;
     result.integer = value.toInt();
@@ -197,19 +198,6 @@ ct_value make_result(const IValue &value) {
   } else if (value.isBool()) {
     result.tag = CT_BOOL;
     result.integer = value.toBool();
-  } else if (value.isTensorList()) {
-    auto items = value.toTensorVector();
-    fill_list<ct_tensor>(result, CT_TENSORS, items.size(),
-                         [&](size_t i) { return ctorch::make_handle(items[i]); });
-  } else if (value.isIntList()) {
-    auto items = value.toIntVector();
-    fill_list<int64_t>(result, CT_INTS, items.size(), [&](size_t i) { return items[i]; });
-  } else if (value.isDoubleList()) {
-    auto items = value.toDoubleVector();
-    fill_list<double>(result, CT_DOUBLES, items.size(), [&](size_t i) { return items[i]; });
-  } else if (value.isString()) {
-    result.tag = CT_STRING;
-    result.pointer = strdup(value.toStringRef().c_str());
   } else {
     TORCH_CHECK(value.isNone(), "a result of type ", value.tagKind(), " cannot be returned");
   }

@@ -51,7 +51,9 @@ extension Tensor {
 }
 
 /// Runs `body` without recording operations, on this thread.
-public func withNoGrad<Result>(_ body: () throws -> Result) rethrows -> Result {
+public func withNoGrad<Result, Failure: Error>(
+  _ body: () throws(Failure) -> Result
+) throws(Failure) -> Result {
   try Autograd.withRecording(false, body)
 }
 
@@ -62,9 +64,9 @@ public enum Autograd {
   public static var isRecording: Bool { ct_grad_enabled() }
 
   /// Runs `body` with recording switched on or off, on this thread.
-  public static func withRecording<Result>(
-    _ enabled: Bool, _ body: () throws -> Result
-  ) rethrows -> Result {
+  public static func withRecording<Result, Failure: Error>(
+    _ enabled: Bool, _ body: () throws(Failure) -> Result
+  ) throws(Failure) -> Result {
     let before = ct_grad_enabled()
     ct_set_grad_enabled(enabled)
     defer { ct_set_grad_enabled(before) }
@@ -128,12 +130,12 @@ extension Autograd {
   ///   - backward: one gradient an input, of its shape; nil stands for zero.
   /// - Returns: the outputs, recorded if an input requires a gradient.
   /// - Throws: what `forward` throws. An error of `backward` stops the pass that called it.
-  public static func apply(
+  public static func apply<Failure: Error>(
     _ inputs: [Tensor],
-    forward: ([Tensor]) throws -> (outputs: [Tensor], saved: [Tensor]),
+    forward: ([Tensor]) throws(Failure) -> (outputs: [Tensor], saved: [Tensor]),
     backward: @escaping @Sendable (BackwardPass) throws -> [Tensor?]
-  ) rethrows -> [Tensor] {
-    let (outputs, saved) = try withNoGrad { try forward(inputs) }
+  ) throws(Failure) -> [Tensor] {
+    let (outputs, saved) = try withNoGrad { () throws(Failure) in try forward(inputs) }
     guard isRecording && inputs.contains(where: \.requiresGrad) else { return outputs }
     let closure = Unmanaged.passRetained(BackwardClosure(backward))
     return expect("Autograd.apply(\(inputs.map(\.shape)))") {

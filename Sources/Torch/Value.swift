@@ -93,22 +93,12 @@ extension Value {
     case CT_INT.rawValue: self = .int(Int(raw.integer))
     case CT_DOUBLE.rawValue: self = .double(raw.real)
     case CT_BOOL.rawValue: self = .bool(raw.integer != 0)
-    case CT_STRING.rawValue:
-      self =
-        raw.pointer.map { .string(String(cString: $0.assumingMemoryBound(to: CChar.self))) }
-        ?? .none
-    case CT_INTS.rawValue: self = .ints(Value.list(raw, of: Int64.self).map(Int.init))
-    case CT_DOUBLES.rawValue: self = .doubles(Value.list(raw, of: Double.self))
     case CT_TENSORS.rawValue:
-      self = .tensors(Value.list(raw, of: ct_tensor?.self).map { $0.map(Tensor.init(owning:)) })
+      let handles = UnsafeBufferPointer(
+        start: raw.pointer?.assumingMemoryBound(to: ct_tensor?.self), count: raw.count)
+      self = .tensors(handles.map { $0.map(Tensor.init(owning:)) })
     default: self = .none
     }
-  }
-
-  private static func list<T>(_ raw: ct_value, of type: T.Type) -> [T] {
-    Array(
-      UnsafeBufferPointer(
-        start: raw.pointer?.assumingMemoryBound(to: T.self), count: raw.count))
   }
 }
 

@@ -56,8 +56,8 @@ typedef struct {
 } ct_value;
 
 // Calls the operator of this name and overload ("aten::add.Tensor"). Arguments that are not given
-// take the schema's defaults. Lists in results are malloc'ed arrays of the caller's (ct_free), and
-// so is a string; tensors in results are new handles. `capacity` counts the entries of `results`.
+// take the schema's defaults. Results are tensors, numbers, booleans or malloc'ed lists of tensors,
+// which are the caller's (ct_tensor_free, ct_free). `capacity` counts the entries of `results`.
 int ct_call(const char *name, const ct_value *arguments, size_t count, ct_value *results,
             size_t capacity, size_t *result_count);
 
