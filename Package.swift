@@ -118,6 +118,7 @@ let package = Package(
     .testTarget(name: "FoldingTests", dependencies: ["Folding"]),
     .testTarget(name: "AttentionCPUTests", dependencies: ["AttentionCPU"]),
     .testTarget(name: "AttentionCUDATests", dependencies: ["AttentionCUDA"]),
+    .testTarget(name: "TensorizedAttentionTests", dependencies: ["TensorizedAttention"]),
     .testTarget(name: "TorchTests", dependencies: ["Torch"]),
     .testTarget(name: "TextTests", dependencies: ["Text"]),
   ]

@@ -93,11 +93,17 @@ extension CPUAttention {
     let dv = Memory(repeating: .nan, count: problem.values.count)
     let dbeta = Memory(repeating: 0, count: problem.pattern.fold.order * shape.heads)
     let dbiases = problem.biases.map { $0.map { Memory(repeating: .nan, count: $0.count) } }
+    let order = problem.pattern.fold.order
+    let rowCount = shape.batch * shape.heads * shape.tokens
+    let values = (1..<order).map { _ in Memory(repeating: .nan, count: rowCount * shape.width) }
+    let lses = (0..<order).map { _ in Memory(repeating: .nan, count: rowCount) }
+    let saved = SavedPasses(values: values.map(\.base), logSumExps: lses.map(\.base))
     let outputRows = output.rows(shape, heads: shape.heads, layout)
-    return withExtendedLifetime((memory, dlse, upstream)) {
+    return withExtendedLifetime((memory, dlse, upstream, values, lses)) {
       let inputs = memory.inputs(shape, layout)
-      let saved = forwardSaving(
-        problem.pattern, shape, scale: problem.scale, inputs: inputs, output: outputRows)
+      forward(
+        problem.pattern, shape, scale: problem.scale, inputs: inputs, output: outputRows,
+        saving: saved)
       backward(
         problem.pattern, shape, scale: problem.scale, inputs: inputs, saved: saved,
         output: outputRows.reading,
@@ -108,11 +114,9 @@ extension CPUAttention {
           keys: dk.rows(shape, heads: shape.keyHeads, layout),
           values: dv.rows(shape, heads: shape.keyHeads, layout),
           beta: problem.beta == nil ? nil : dbeta.base, biases: dbiases.map { $0?.base }))
-      let lse = UnsafeBufferPointer(
-        start: saved.logSumExp, count: shape.batch * shape.heads * shape.tokens)
       return (
         AttentionResult(
-          output: output.array, logSumExp: Array(lse), inputs: [], logSumExps: []),
+          output: output.array, logSumExp: lses[order - 1].array, inputs: [], logSumExps: []),
         AttentionGradients(
           queries: dq.array, keys: dk.array, values: dv.array, beta: dbeta.array,
           biases: dbiases.map { $0?.array })

@@ -3,6 +3,10 @@ import AttentionKernels
 import AttentionKernelsAVX512
 import Folding
 
+#if canImport(Glibc)
+  import Glibc
+#endif
+
 /// A mode bias in memory.
 public struct BiasPointer {
   /// `[H or 1, n_k, n_k]` for block supports, `[H or 1, n_k]` for the sliding one, contiguous.
@@ -43,33 +47,36 @@ public struct AttentionInputs {
   }
 }
 
-/// What the forward pass keeps for the backward pass: the running values between passes and the
-/// log-sum-exp of every pass, (m − 1)·B·H·N·D + m·B·H·N floats.
-public final class SavedPasses {
-  /// u after pass 1, …, m − 1 of the chain, each `[B, H, N, D]`.
-  let inputs: [UnsafeMutablePointer<Float>]
-  /// ℓ after pass 1, …, m of the chain, each `[B, H, N]`.
-  let logSumExps: [UnsafeMutablePointer<Float>]
+/// Memory for what the forward pass keeps for the backward pass: the running values between passes
+/// and the log-sum-exp of every pass, (m − 1)·B·H·N·D + m·B·H·N floats that the caller owns.
+public struct SavedPasses {
+  /// u after pass 1, …, m − 1 of the chain, each contiguous `[B, H, N, D]`.
+  public let values: [UnsafeMutablePointer<Float>]
+  /// ℓ after pass 1, …, m of the chain, each contiguous `[B, H, N]`.
+  public let logSumExps: [UnsafeMutablePointer<Float>]
 
-  init(pattern: AttentionPattern, shape: AttentionShape, fill: Float?) {
-    let rows = shape.batch * shape.heads * shape.tokens
-    inputs = (1..<max(pattern.fold.order, 1)).map { _ in allocate(rows * shape.width, fill) }
-    logSumExps = (0..<pattern.fold.order).map { _ in allocate(rows, fill) }
-  }
-
-  /// ℓ after the last pass, `[B, H, N]`.
-  public var logSumExp: UnsafePointer<Float> {
-    UnsafePointer(logSumExps[logSumExps.count - 1])
-  }
-
-  deinit {
-    for pointer in inputs + logSumExps { pointer.deallocate() }
+  /// Names the memory.
+  public init(
+    values: [UnsafeMutablePointer<Float>], logSumExps: [UnsafeMutablePointer<Float>]
+  ) {
+    self.values = values
+    self.logSumExps = logSumExps
   }
 }
 
 /// Memory for floats, filled only if asked (tests poison it with NaN).
+///
+/// Large buffers ask for huge pages: touching them for the first time costs a page fault every
+/// 2 MiB instead of every 4 KiB, which was a sixth of a forward pass.
 private func allocate(_ count: Int, _ fill: Float?) -> UnsafeMutablePointer<Float> {
-  let pointer = UnsafeMutablePointer<Float>.allocate(capacity: max(count, 1))
+  let bytes = max(count, 1) * 4
+  let isLarge = bytes >= 8 << 20
+  let memory = UnsafeMutableRawPointer.allocate(
+    byteCount: bytes, alignment: isLarge ? 2 << 20 : 64)
+  #if os(Linux)
+    if isLarge { madvise(memory, bytes, Int32(MADV_HUGEPAGE)) }
+  #endif
+  let pointer = memory.bindMemory(to: Float.self, capacity: max(count, 1))
   if let fill { pointer.initialize(repeating: fill, count: max(count, 1)) }
   return pointer
 }
@@ -77,8 +84,8 @@ private func allocate(_ count: Int, _ fill: Float?) -> UnsafeMutablePointer<Floa
 /// The operator through the SIMD kernels.
 ///
 /// Results are bitwise the same for any executor. Memory beyond the output: one `[B, H, N, D]`
-/// buffer forward (none at order 1), ``SavedPasses`` and two buffers for backward, and scratch of
-/// some 300 KiB a task.
+/// buffer forward (none at order 1), ``SavedPasses`` and two
+/// buffers for backward, and scratch of some 500 KiB a task.
 public struct CPUAttention: Sendable {
   /// The vector instructions in use.
   public let vectors: Processor.Vectors
@@ -193,19 +200,24 @@ public struct CPUAttention: Sendable {
     }
   }
 
-  /// The whole operator, keeping what ``backward(_:_:scale:inputs:saved:output:gradients:)`` needs.
-  public func forwardSaving(
+  /// The whole operator, keeping what the backward pass needs.
+  public func forward(
     _ pattern: AttentionPattern, _ shape: AttentionShape, scale: Float, inputs: AttentionInputs,
-    output: MutableRows<Float>
-  ) -> SavedPasses {
+    output: MutableRows<Float>, saving saved: SavedPasses
+  ) {
     validate(pattern, shape)
-    let saved = SavedPasses(pattern: pattern, shape: shape, fill: fill)
+    precondition(
+      saved.values.count == pattern.fold.order - 1
+        && saved.logSumExps.count == pattern.fold.order,
+      "Order \(pattern.fold.order) saves \(pattern.fold.order - 1) running values and "
+        + "\(pattern.fold.order) log-sum-exps, got memory for \(saved.values.count) and "
+        + "\(saved.logSumExps.count).")
     var values = inputs.values
     var carried: UnsafePointer<Float>?
     for (index, mode) in pattern.chain.enumerated() {
       let target =
-        index < saved.inputs.count
-        ? CPUAttention.rows(saved.inputs[index], shape, heads: shape.heads) : output
+        index < saved.values.count
+        ? CPUAttention.rows(saved.values[index], shape, heads: shape.heads) : output
       forwardPass(
         CPUAttention.arguments(
           mode, pattern: pattern, shape: shape, scale: scale, inputs: inputs),
@@ -216,7 +228,6 @@ public struct CPUAttention: Sendable {
       values = target.reading
       carried = pattern.normalization == .joint ? UnsafePointer(saved.logSumExps[index]) : nil
     }
-    return saved
   }
 
   /// Where gradients come from and go to, in memory.
@@ -282,11 +293,11 @@ public struct CPUAttention: Sendable {
           queries: inputs.queries, keys: inputs.keys,
           values: index == 0
             ? inputs.values
-            : CPUAttention.rows(saved.inputs[index - 1], shape, heads: shape.heads).reading,
+            : CPUAttention.rows(saved.values[index - 1], shape, heads: shape.heads).reading,
           valuesAreGrouped: index == 0,
           carried: isJoint && index > 0 ? UnsafePointer(saved.logSumExps[index - 1]) : nil,
           output: index == order - 1
-            ? output : CPUAttention.rows(saved.inputs[index], shape, heads: shape.heads).reading,
+            ? output : CPUAttention.rows(saved.values[index], shape, heads: shape.heads).reading,
           logSumExp: UnsafePointer(saved.logSumExps[index]), outputGradient: du,
           logSumExpGradient: dlse, queriesGradient: gradients.queries,
           keysGradient: gradients.keys, valuesGradient: target,
