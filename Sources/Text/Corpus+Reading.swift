@@ -44,6 +44,19 @@ extension Corpus {
   }
 }
 
+extension Corpus {
+  /// Reads a corpus all of which is validation text.
+  ///
+  /// - Throws: ``CorpusError``.
+  public init(wholeTextFrom path: String, extensions: [String] = []) throws {
+    let read = try Corpus(
+      readingFrom: path, extensions: extensions, split: .files(share: .ulpOfOne))
+    self.init(
+      training: [], validation: read.training + read.validation, documents: read.documents,
+      skipped: read.skipped)
+  }
+}
+
 /// Whether a file belongs to the validation text: its path's hash, as a number in [0, 1), is below
 /// the share. Adding files never moves another file from one text to the other.
 private func isHeldOut(path: String, share: Double) -> Bool {

@@ -1,28 +1,7 @@
 import Foundation
+import TestSupport
 import Testing
-
 import Text
-
-/// A folder that is removed at the end.
-final class TemporaryFolder {
-  let url: URL
-
-  init() throws {
-    url = FileManager.default.temporaryDirectory.appendingPathComponent("text-\(UUID().uuidString)")
-    try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
-  }
-
-  deinit { try? FileManager.default.removeItem(at: url) }
-
-  func write(_ path: String, _ bytes: [UInt8]) throws {
-    let file = url.appendingPathComponent(path)
-    try FileManager.default.createDirectory(
-      at: file.deletingLastPathComponent(), withIntermediateDirectories: true)
-    try Data(bytes).write(to: file)
-  }
-
-  func write(_ path: String, _ text: String) throws { try write(path, Array(text.utf8)) }
-}
 
 @Suite("Reading a corpus")
 struct CorpusTests {

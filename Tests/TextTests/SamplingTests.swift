@@ -48,8 +48,13 @@ struct SamplingTests {
     let windows = try EvaluationWindows(text: text, tokens: 4000, longestContext: 512)
     #expect(windows.tokens == 3584)
     let batches = windows.batches(context: context, batchTokens: 700)
-    #expect(batches.flatMap(\.inputs) == text.prefix(3584).map(Int64.init))
-    #expect(batches.flatMap(\.targets) == text[1...3584].map(Int64.init))
+    #expect(windows.blocks.first == 0)
+    #expect(windows.blocks.last == text.count - 513)
+    #expect(zip(windows.blocks, windows.blocks.dropFirst()).allSatisfy { $1 - $0 >= 512 })
+    let inputs = windows.blocks.flatMap { text[$0..<($0 + 512)].map(Int64.init) }
+    let targets = windows.blocks.flatMap { text[($0 + 1)..<($0 + 513)].map(Int64.init) }
+    #expect(batches.flatMap(\.inputs) == inputs)
+    #expect(batches.flatMap(\.targets) == targets)
     #expect(batches.allSatisfy { $0.inputs.count <= 700 })
   }
 
