@@ -92,10 +92,7 @@ let package = Package(
     .target(name: "Torch", dependencies: ["CTorch"], linkerSettings: shimLinking),
     .target(
       name: "TensorizedAttention",
-      dependencies: [
-        "Folding", "AttentionCore", "AttentionCPU", "AttentionCUDA", "Torch",
-        .product(name: "Logging", package: "swift-log"),
-      ]),
+      dependencies: ["Folding", "AttentionCore", "AttentionCPU", "Torch"]),
     .target(
       name: "NN",
       dependencies: [
@@ -123,6 +120,11 @@ let package = Package(
     .testTarget(name: "AttentionCUDATests", dependencies: ["AttentionCUDA"]),
     .testTarget(name: "TensorizedAttentionTests", dependencies: ["TensorizedAttention"]),
     .testTarget(name: "TorchTests", dependencies: ["Torch"]),
-    .testTarget(name: "TextTests", dependencies: ["Text"]),
+    .target(name: "TestSupport", dependencies: ["Torch"], path: "Tests/TestSupport"),
+    .testTarget(name: "TextTests", dependencies: ["Text", "TestSupport"]),
+    .testTarget(name: "NNTests", dependencies: ["NN", "TestSupport"]),
+    .testTarget(name: "ModelsTests", dependencies: ["Models", "TestSupport"]),
+    .testTarget(name: "TrainingTests", dependencies: ["Training", "TestSupport"]),
+    .testTarget(name: "EvaluationTests", dependencies: ["Evaluation", "TestSupport"]),
   ]
 )
