@@ -17,7 +17,7 @@ test: setup
 	swift test $(RELEASE) --skip-build
 
 demo: build
-	@Scripts/demo
+	.build/release/tensattn demo
 
 bench: build
 	.build/release/tensattn bench --device cpu

@@ -60,11 +60,12 @@ extension Tensor {
     return expect("borrowing \(dtype)\(shape)") {
       let retained = Unmanaged.passRetained(owner)
       var result: ct_tensor?
-      try check(
-        ct_tensor_from_blob(
-          memory, shape.map(Int64.init), strides.map(Int64.init), shape.count, dtype.rawValue,
-          device.raw, { if let owner = $0 { Unmanaged<AnyObject>.fromOpaque(owner).release() } },
-          retained.toOpaque(), &result))
+      let status = ct_tensor_from_blob(
+        memory, shape.map(Int64.init), strides.map(Int64.init), shape.count, dtype.rawValue,
+        device.raw, { if let owner = $0 { Unmanaged<AnyObject>.fromOpaque(owner).release() } },
+        retained.toOpaque(), &result)
+      if status != CT_OK { retained.release() }
+      try check(status)
       return try Tensor(checking: result)
     }
   }

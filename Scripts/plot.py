@@ -1,0 +1,163 @@
+"""Draws figures from the files that tensattn writes; prints the path of each.
+
+    plot.py --output FOLDER [LABEL=]FILE...
+
+*.jsonl    metrics of training           -> loss-curve.png
+*.json     reports of perplexity or demo -> loss-by-length.png, loss-by-position.png,
+                                            time-by-length.png
+           rows of bench                 -> bench.png
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+
+
+def parse_input(text):
+    label, separator, path = text.partition("=")
+    path = pathlib.Path(path if separator else text)
+    return label if separator else path.parent.name or path.stem, path
+
+
+def read_metrics(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+    train = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    held_out = [(line["step"], line["validation_loss"]) for line in lines
+                if "validation_loss" in line]
+    return train, held_out
+
+
+def smoothed(values, weight=0.9):
+    """A running mean without bias at the beginning."""
+    mean, norm, result = 0.0, 0.0, []
+    for value in values:
+        mean = weight * mean + (1 - weight) * value
+        norm = weight * norm + (1 - weight)
+        result.append(mean / norm)
+    return result
+
+
+def figure(title, x_label, y_label):
+    axes = plt.figure(figsize=(7, 4.5), layout="constrained").gca()
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    return axes
+
+
+def save(axes, folder, name):
+    axes.legend()
+    path = folder / name
+    partial = path.with_suffix(".partial.png")
+    axes.figure.savefig(partial, dpi=150)
+    partial.replace(path)
+    plt.close(axes.figure)
+    print(path)
+
+
+def length_axis(axes, contexts):
+    contexts = sorted(set(contexts))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(contexts, [str(context) for context in contexts])
+    axes.minorticks_off()
+
+
+def draw_loss_curves(runs, folder):
+    axes = figure("Training (lines) and validation (dots)", "step", "loss (nats per token)")
+    for label, (train, held_out) in runs:
+        steps, losses = zip(*train)
+        (line,) = axes.plot(steps, smoothed(losses), label=label)
+        if held_out:
+            axes.plot(*zip(*held_out), "o", color=line.get_color(), markersize=4)
+    save(axes, folder, "loss-curve.png")
+
+
+def draw_reports(reports, folder):
+    contexts = [row["context"] for _, report in reports for row in report["lengths"]]
+    for key, name, title, y_label in [
+        ("loss", "loss-by-length.png", "Validation loss", "loss (nats per token)"),
+        ("ms_per_token", "time-by-length.png", "Forward pass", "ms per token"),
+    ]:
+        axes = figure(title, "context length (tokens)", y_label)
+        for label, report in reports:
+            rows = report["lengths"]
+            axes.plot([row["context"] for row in rows], [row[key] for row in rows], "o-",
+                      label=label)
+        length_axis(axes, contexts)
+        if key == "ms_per_token":
+            axes.set_ylim(bottom=0)
+        save(axes, folder, name)
+    longest = max(contexts)
+    axes = figure(f"Validation loss within sequences of {longest}", "position (tokens)",
+                  "loss (nats per token)")
+    for label, report in reports:
+        ranges = report["positions"]
+        edges = [ranges[0]["from"]] + [row["to"] for row in ranges]
+        axes.stairs([row["loss"] for row in ranges], edges, baseline=None, label=label,
+                    linewidth=1.8)
+    axes.set_xscale("symlog", base=2, linthresh=64)
+    save(axes, folder, "loss-by-position.png")
+
+
+def draw_bench(rows, folder):
+    axes = figure("Forward pass", "sequence length (tokens)", "ms")
+    series = {}
+    for row in rows:
+        kind = f"{len(row['fold'].split('x'))} modes, {row['support']}, {row['normalization']}"
+        series.setdefault(kind, {})[row["n"]] = row["forward_ms"]
+        for key, label in [("composed_forward_ms", f"{kind}, torch operations"),
+                           ("window_forward_ms", "window"), ("full_forward_ms", "full")]:
+            if row.get(key) is not None:
+                series.setdefault(label, {})[row["n"]] = row[key]
+    for label, points in series.items():
+        xs = sorted(x for x in points if points[x] is not None)
+        axes.plot(xs, [points[x] for x in xs], "o-", label=label)
+    axes.set_yscale("log")
+    length_axis(axes, [row["n"] for row in rows])
+    save(axes, folder, "bench.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("inputs", nargs="+", metavar="[LABEL=]FILE")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    runs, reports, bench = [], [], []
+    for label, path in map(parse_input, arguments.inputs):
+        try:
+            if path.suffix == ".jsonl":
+                run = read_metrics(path)
+                if not run[0]:
+                    sys.exit(f"{path} holds no training loss.")
+                runs.append((label, run))
+                continue
+            content = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            sys.exit(f"Expected metrics or a report at {path}: {error}")
+        if isinstance(content, list):
+            bench += content
+        elif "rows" in content:
+            reports += [(row["report"]["name"], row["report"]) for row in content["rows"]]
+        elif "report" in content:
+            reports.append((label, content["report"]))
+        elif "lengths" in content:
+            reports.append((label, content))
+        else:
+            sys.exit(f"{path} is neither a report of perplexity or demo nor rows of bench.")
+    if runs:
+        draw_loss_curves(runs, arguments.output)
+    if reports:
+        draw_reports(reports, arguments.output)
+    if bench:
+        draw_bench(bench, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

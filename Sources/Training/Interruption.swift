@@ -1,0 +1,23 @@
+import Foundation
+import Synchronization
+
+/// Ctrl-C as a request: the step at hand is finished and saved before the program ends. A second
+/// Ctrl-C ends it at once.
+public enum Interruption {
+  private static let requested = Atomic<Bool>(false)
+
+  /// Whether SIGINT or SIGTERM has arrived since ``install()``.
+  public static var isRequested: Bool { requested.load(ordering: .relaxed) }
+
+  /// Catches SIGINT and SIGTERM from now on.
+  public static func install() {
+    requested.store(false, ordering: .relaxed)
+    for number in [SIGINT, SIGTERM] {
+      signal(number) { received in
+        // Both calls are safe in a signal handler: a store and a change of disposition.
+        Interruption.requested.store(true, ordering: .relaxed)
+        signal(received, SIG_DFL)
+      }
+    }
+  }
+}

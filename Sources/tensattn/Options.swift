@@ -1,0 +1,48 @@
+import ArgumentParser
+import Foundation
+import NN
+import Torch
+
+/// Options of every command that computes.
+struct ComputeOptions: ParsableArguments {
+  @Option(help: "Threads to use; by default all cores.")
+  var threads: Int?
+
+  func validate() throws {
+    if let threads, threads < 1 {
+      throw ValidationError("--threads must be at least 1, not \(threads).")
+    }
+  }
+
+  /// Checks the library and sets the threads.
+  func apply() throws {
+    try Runtime.checkLibrary()
+    if let threads { Runtime.threadCount = threads }
+  }
+}
+
+/// Exit status of a program that Ctrl-C ended, as shells count it.
+let interruptedStatus = ExitCode(130)
+
+/// Prints a sentence on the standard error, so that results alone are on the standard output.
+func note(_ text: String) {
+  FileHandle.standardError.write(Data((text + "\n").utf8))
+}
+
+/// Reads `512,1024,2048`.
+func parseCounts(_ text: String) throws -> [Int] {
+  try text.split(separator: ",", omittingEmptySubsequences: false).map {
+    guard let count = Int($0), count >= 1 else {
+      throw ValidationError("expected numbers of at least 1, such as 512,1024, found \(text)")
+    }
+    return count
+  }
+}
+
+/// The help of options that take a stack of attention kinds.
+let attentionHelp: ArgumentHelp = """
+  Attention of the layers: full, window:SIZE, \
+  tensorized:FOLD[,sliding-causal|block-causal][,joint|per-mode][,low-to-high|high-to-low]\
+  [,positions:none|mode|sequence][,beta:NUMBER|none], or several that repeat from the first \
+  layer to the last, such as 3*window:128+full.
+  """
