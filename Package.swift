@@ -92,7 +92,10 @@ let package = Package(
     .target(name: "Torch", dependencies: ["CTorch"], linkerSettings: shimLinking),
     .target(
       name: "TensorizedAttention",
-      dependencies: ["Folding", "AttentionCore", "AttentionCPU", "Torch"]),
+      dependencies: [
+        "Folding", "AttentionCore", "AttentionCPU", "AttentionCUDA", "Torch",
+        .product(name: "Logging", package: "swift-log"),
+      ]),
     .target(
       name: "NN",
       dependencies: [

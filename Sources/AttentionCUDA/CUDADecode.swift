@@ -50,8 +50,10 @@ public struct CUDADecode: Sendable {
   public var output: DeviceTensor
   /// ℓ' of the last pass [B, H] f32, or 0.
   public var lse: CUDADriver.Address = 0
-  /// [B] Int32: the new token's position t.
-  public var positions: CUDADriver.Address
+  /// The new token's position t in all sequences, unless ``positions`` says otherwise.
+  public var position: Int
+  /// [B] Int32: the new token's position in every sequence; 0 if all share ``position``.
+  public var positions: CUDADriver.Address = 0
   /// The passes in the order of the chain. The result of each is appended to the cache of the next one.
   public var passes: [Pass]
   /// The factor on dot products.
@@ -61,7 +63,7 @@ public struct CUDADecode: Sendable {
   public init(
     element: CUDAElement, headWidth: Int, batch: Int, heads: Int, keyHeads: Int, support: Support,
     isJoint: Bool, queries: DeviceTensor, keys: DeviceTensor, output: DeviceTensor,
-    positions: CUDADriver.Address, passes: [Pass], scale: Float
+    position: Int, passes: [Pass], scale: Float
   ) {
     self.element = element
     self.headWidth = headWidth
@@ -73,7 +75,7 @@ public struct CUDADecode: Sendable {
     self.queries = queries
     self.keys = keys
     self.output = output
-    self.positions = positions
+    self.position = position
     self.passes = passes
     self.scale = scale
   }
@@ -89,30 +91,35 @@ public struct CUDADecode: Sendable {
     guard passes.count <= Self.mostPasses else {
       return "\(passes.count) passes exceed \(Self.mostPasses)"
     }
-    guard plan.sharedMemory <= 227 * 1024 else {
+    guard plan(clusters: true).sharedMemory <= 227 * 1024 else {
       return "\(passes.reduce(0) { $0 + $1.mode.size }) cached keys a token exceed shared memory"
     }
     return nil
   }
 
-  package var plan: LaunchPlan {
-    let warps = headWidth > 128 ? 8 : 16
+  /// The kernel.
+  ///
+  /// - Parameter clusters: whether blocks can share memory (compute capability 9.0): four of them then
+  ///   divide the keys of a head.
+  package func plan(clusters: Bool) -> LaunchPlan {
+    let warps = 8
     let keys = passes.reduce(0) { $0 + $1.mode.size }
     let macros = [
       "DTYPE": element.rawValue, "D": headWidth,
       "ROTARY": passes.contains { $0.rotary != nil } ? 1 : 0, "JOINT": isJoint ? 1 : 0,
       "SLIDING": support == .slidingCausal ? 1 : 0, "WARPS": warps, "MODES": Self.mostPasses,
-      "BETA": 0, "BIAS": 0, "CAUSAL": 1,
+      "BETA": 0, "BIAS": 0, "CAUSAL": 1, "SPLIT": clusters ? 4 : 1,
     ]
     return LaunchPlan(
       file: "Decode", entry: "decode", macros: macros.map { "\($0.key)=\($0.value)" }.sorted(),
-      sharedMemory: (passes.count * warps * headWidth + 3 * Self.mostPasses + keys) * 4,
+      sharedMemory: (passes.count * (warps + 1) * headWidth + 3 * Self.mostPasses + keys) * 4,
       rows: 1, threads: warps * 32, fiber: nil)
   }
 }
 
 extension CUDAKernels {
-  /// Launches one decoding step: one block a query head forms all passes from Σ n_k cached rows.
+  /// Launches one decoding step: a cluster of blocks a query head forms all passes
+  /// from Σ n_k cached rows.
   ///
   /// - Throws: ``CUDAError``.
   /// - Precondition: ``CUDADecode/objection`` is nil; either every pass is rotary or none.
@@ -135,6 +142,7 @@ extension CUDAKernels {
     parameters.oHead = Int64(step.output.headStride)
     parameters.lse = step.lse
     parameters.positions = step.positions
+    parameters.position = Int32(step.position)
     parameters.heads = Int32(step.heads)
     parameters.ratioK = Int32(step.heads / step.keyHeads)
     parameters.passes = Int32(step.passes.count)
@@ -159,9 +167,11 @@ extension CUDAKernels {
         passes[index].nextStrides = step.passes[index + 1].values.strides
       }
     }
-    let plan = step.plan
+    let clusters = device.capability >= 90
+    let plan = step.plan(clusters: clusters)
     try driver.launch(
-      try function(plan, on: device), grid: (step.batch * step.heads, 1), threads: plan.threads,
+      try function(plan, on: device), grid: (step.batch * step.heads * (clusters ? 4 : 1), 1),
+      threads: plan.threads,
       sharedMemory: plan.sharedMemory, stream: stream,
       parameters: DecodeArguments(
         head: parameters,

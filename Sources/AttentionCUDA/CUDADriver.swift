@@ -179,6 +179,22 @@ extension CUDADriver {
       multiprocessors: try value(16, ordinal), sharedMemory: try value(97, ordinal))
   }
 
+  /// Runs `body` with the primary context of a device current on this thread.
+  public func withDevice<Result>(_ ordinal: Int, _ body: () throws -> Result) throws -> Result {
+    var previous: UInt = 0
+    try check(currentContext(&previous), "cuCtxGetCurrent")
+    if previous != 0 {
+      var current: Int32 = 0
+      try check(currentDevice(&current), "cuCtxGetDevice")
+      if Int(current) == ordinal { return try body() }
+    }
+    var context: UInt = 0
+    try check(retainPrimary(&context, Int32(ordinal)), "cuDevicePrimaryCtxRetain(\(ordinal))")
+    try check(setContext(context), "cuCtxSetCurrent")
+    defer { _ = setContext(previous) }
+    return try body()
+  }
+
   private func value(_ index: Int32, _ ordinal: Int32) throws(CUDAError) -> Int {
     var result: Int32 = 0
     try check(attribute(&result, index, ordinal), "cuDeviceGetAttribute(\(index))")

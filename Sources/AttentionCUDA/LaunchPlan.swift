@@ -93,12 +93,13 @@ extension CUDAPassShape {
           ])
       ]
     }
-    let queryStep = widest ? 16 : isWide ? 32 : 64
+    // Sixteen warps a multiprocessor hide more latency than eight with twice the registers.
+    let (queryRows, queryStep) = widest ? (64, 16) : isWide ? (64, 32) : (128, 32)
     let keyStep = widest ? 16 : 32
     let blocks = isWide ? 1 : 2
     let query = plan(
-      "BackwardLong", "backwardLongQuery", rows: 64,
-      sharedMemory: (128 + 4 * queryStep) * rowBytes + 64,
+      "BackwardLong", "backwardLongQuery", rows: queryRows,
+      sharedMemory: (2 * queryRows + 4 * queryStep) * rowBytes + 64,
       ["QUERY": 1, "KT": queryStep, "BLOCKS": blocks])
     return [query]
       + (headWidth > 128 ? [1, 2] : [0]).map { part in

@@ -85,7 +85,7 @@ struct DecodeParameters {
   var heads: Int32 = 0
   var ratioK: Int32 = 0
   var passes: Int32 = 0
-  var reserved: Int32 = 0
+  var position: Int32 = 0
   var scale: Float = 0
   var padding: Float = 0
 }

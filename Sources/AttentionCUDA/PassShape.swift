@@ -83,6 +83,10 @@ public struct CUDAPassShape: Sendable, Hashable {
     return (tokens + block - 1) / block * mode.stride
   }
 
+  /// Whether u' may be written over u: a short pass's block reads all rows that it writes, and no other
+  /// block reads them. Grouped values have fewer heads than u' and cannot be overwritten.
+  public var worksInPlace: Bool { forwardPlan.fiber != nil && valueHeads == heads }
+
   /// Why no kernel runs this pass, or nil if one does.
   ///
   /// - Parameters:

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 namespace {
 
@@ -60,12 +61,12 @@ int ct_tensor_from_bytes(const void *bytes, size_t byte_count, const int64_t *si
 int ct_tensor_from_blob(void *data, const int64_t *sizes, const int64_t *strides, size_t rank,
                         int32_t dtype, ct_device device, void (*release)(void *payload),
                         void *payload, ct_tensor *result){CT_PROTECT({
-  auto owner = [release, payload](void *) {
-    if (release) release(payload);
-  };
+  // Released once: by the tensor's end, or by a failure before it exists.
+  std::shared_ptr<void> owner(payload, release);
+  auto forget = [owner](void *) mutable { owner.reset(); };
   auto on = ctorch::device(device);
-  *result = ctorch::make_handle(at::from_blob(data, shape(sizes, rank), shape(strides, rank), owner,
-                                              options(dtype).device(on), on));
+  *result = ctorch::make_handle(at::from_blob(data, shape(sizes, rank), shape(strides, rank),
+                                              forget, options(dtype).device(on), on));
 })}
 
 size_t ct_tensor_rank(ct_tensor tensor) {
@@ -90,8 +91,6 @@ ct_device ct_tensor_device(ct_tensor tensor) {
 }
 
 bool ct_tensor_is_contiguous(ct_tensor tensor) { return tensor->value.is_contiguous(); }
-
-bool ct_tensor_is_same(ct_tensor a, ct_tensor b) { return a->value.is_same(b->value); }
 
 int ct_tensor_data(ct_tensor tensor,
                    void **result){CT_PROTECT({ *result = tensor->value.data_ptr(); })}

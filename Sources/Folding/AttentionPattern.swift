@@ -21,6 +21,13 @@ public enum Normalization: String, Sendable, Hashable, Codable, CaseIterable {
   /// Every pass after the lowest takes the log-sum-exp of the pass below as its diagonal logit, so
   /// that a row is one softmax over near keys and far summaries. Needs ``ChainOrder/lowToHigh``.
   case joint
+
+  /// Says why passes in this order cannot be normalized so, or nil if they can.
+  public func objection(order: ChainOrder) -> String? {
+    guard self == .joint, order == .highToLow else { return nil }
+    return "Joint normalization carries the log-sum-exp upwards and needs the order low-to-high, "
+      + "got \(order.rawValue)."
+  }
 }
 
 /// The order in which the passes run.
@@ -52,10 +59,7 @@ public struct AttentionPattern: Sendable, Hashable, Codable {
     fold: Fold, support: Support = .slidingCausal, normalization: Normalization = .joint,
     order: ChainOrder = .lowToHigh, rotary: Rotary = .none
   ) {
-    precondition(
-      normalization == .perMode || order == .lowToHigh,
-      "Joint normalization carries the log-sum-exp upwards and needs the order low-to-high, "
-        + "got \(order.rawValue).")
+    if let objection = normalization.objection(order: order) { preconditionFailure(objection) }
     self.fold = fold
     self.support = support
     self.normalization = normalization
@@ -75,5 +79,28 @@ public struct AttentionPattern: Sendable, Hashable, Codable {
     let larger = Fold([top] + fold.sizes.dropFirst())
     return "The fold \(fold) holds \(fold.capacity) tokens and support \(support.rawValue) needs a "
       + "place for all \(tokens); use a larger top mode (\(larger)) or sliding-causal."
+  }
+}
+
+extension AttentionPattern {
+  private enum CodingKeys: String, CodingKey {
+    case fold, support, normalization, order, rotary
+  }
+
+  /// Decodes a pattern.
+  ///
+  /// - Throws: `DecodingError` for joint normalization from high to low, besides what is malformed.
+  public init(from decoder: any Decoder) throws {
+    let container = try decoder.container(keyedBy: CodingKeys.self)
+    let normalization = try container.decode(Normalization.self, forKey: .normalization)
+    let order = try container.decode(ChainOrder.self, forKey: .order)
+    if let objection = normalization.objection(order: order) {
+      throw DecodingError.dataCorruptedError(
+        forKey: .order, in: container, debugDescription: objection)
+    }
+    self.init(
+      fold: try container.decode(Fold.self, forKey: .fold),
+      support: try container.decode(Support.self, forKey: .support), normalization: normalization,
+      order: order, rotary: try container.decode(Rotary.self, forKey: .rotary))
   }
 }

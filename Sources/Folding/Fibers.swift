@@ -82,7 +82,9 @@ public struct Fibers: Sendable {
   }
 
   /// The most tokens that a line holds.
-  public var longest: Int { min((tokens + mode.stride - 1) / mode.stride, period / mode.stride + 1) }
+  public var longest: Int {
+    min((tokens + mode.stride - 1) / mode.stride, period / mode.stride + 1)
+  }
 
   /// The places that the query at `place` sees on a line of `count` tokens.
   public func keys(of place: Int, count: Int) -> Range<Int> {

@@ -1,15 +1,19 @@
 import AttentionCPU
+import AttentionCUDA
 import AttentionCore
 import Torch
 
 /// Which implementation attends. All compute the same function with the same gradients.
 public enum Backend: String, Sendable, Hashable, Codable, CaseIterable {
-  /// `cpu` for f32 on a processor with AVX2, `composed` for everything else.
+  /// `cpu` for f32 on a processor with AVX2, `cuda` on a GPU, `composed` for everything else.
   case automatic
   /// Plain loops that read like the equations: f32 and f64, slow.
   case reference
   /// The SIMD kernels: f32 on the CPU.
   case cpu
+  /// The CUDA kernels: bf16, f16 and f32 on a GPU. What they do not cover runs through `composed`, which is
+  /// logged.
+  case cuda
   /// The same mathematics through libtorch operations: any floating type, any device.
   case composed
 }
@@ -28,6 +32,15 @@ extension Backend {
     let servesCPU = device == .cpu && dtype == .float32
     switch self {
     case .automatic:
+      if device.kind == .cuda, CUDAElement(dtype) != nil {
+        do {
+          _ = try (CUDAKernels.shared(), NVRTC.shared())
+          return .cuda
+        } catch {
+          ComposedFallback.log("\(error)")
+          return .composed
+        }
+      }
       guard servesCPU, case .success = Processor.supported else { return .composed }
       return .cpu
     case .cpu:
@@ -47,6 +60,15 @@ extension Backend {
             + "on \(device).")
       }
       return .reference
+    case .cuda:
+      guard device.kind == .cuda, CUDAElement(dtype) != nil else {
+        throw BackendError(
+          description:
+            "The cuda backend attends bfloat16, float16 or float32 tensors on a GPU, got "
+            + "\(dtype) on \(device); move them with to(.cuda()), or use automatic.")
+      }
+      _ = try (CUDAKernels.shared(), NVRTC.shared())
+      return .cuda
     case .composed:
       return .composed
     }

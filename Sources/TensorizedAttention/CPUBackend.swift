@@ -83,7 +83,8 @@ private struct CPUPlan: Sendable {
       biases: biasPlaces.map { place in
         place.map {
           let bias = inputs[firstBias + $0]
-          return BiasPointer(address(bias), isPerHead: bias.size(0) == shape.heads && bias.size(0) > 1)
+          return BiasPointer(
+            address(bias), isPerHead: bias.size(0) == shape.heads && bias.size(0) > 1)
         }
       })
   }

@@ -60,6 +60,11 @@ public func tensorizedAttention(
   switch resolved {
   case .reference: return call.attendByReference()
   case .cpu: return call.attendOnCPU()
+  case .cuda:
+    guard let objection = call.cudaObjection else { return call.attendOnCUDA() }
+    ComposedFallback.log(objection)
+    let (output, lse) = call.attendComposed()
+    return (output, lse ?? .empty([call.shape.batch, call.shape.heads, 0]))
   case .composed, .automatic:
     let (output, lse) = call.attendComposed()
     return (output, lse ?? .empty([call.shape.batch, call.shape.heads, 0]))

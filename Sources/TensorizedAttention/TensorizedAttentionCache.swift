@@ -137,7 +137,9 @@ private struct DecodeStep {
           ? modeBiases[mode.index - 1]?.contiguous() : nil,
         isFirst: index == 0)
       let (rows, lse) =
-        kernels.map { pass.run($0, queries: q, keys: keys, values: values[index], carried: carried) }
+        kernels.map {
+          pass.run($0, queries: q, keys: keys, values: values[index], carried: carried)
+        }
         ?? pass.runComposed(queries: q, keys: keys, values: values[index], carried: carried)
       if index + 1 < pattern.fold.order {
         values[index + 1].narrow(

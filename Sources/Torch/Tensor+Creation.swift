@@ -60,12 +60,11 @@ extension Tensor {
     return expect("borrowing \(dtype)\(shape)") {
       let retained = Unmanaged.passRetained(owner)
       var result: ct_tensor?
-      let status = ct_tensor_from_blob(
-        memory, shape.map(Int64.init), strides.map(Int64.init), shape.count, dtype.rawValue,
-        device.raw, { if let owner = $0 { Unmanaged<AnyObject>.fromOpaque(owner).release() } },
-        retained.toOpaque(), &result)
-      if status != CT_OK { retained.release() }
-      try check(status)
+      try check(
+        ct_tensor_from_blob(
+          memory, shape.map(Int64.init), strides.map(Int64.init), shape.count, dtype.rawValue,
+          device.raw, { if let owner = $0 { Unmanaged<AnyObject>.fromOpaque(owner).release() } },
+          retained.toOpaque(), &result))
       return try Tensor(checking: result)
     }
   }

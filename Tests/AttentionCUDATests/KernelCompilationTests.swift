@@ -54,11 +54,11 @@ struct KernelCompilationTests {
     let tensor = DeviceTensor(address: 0, heads: 8, tokens: 4096, width: 64)
     let step = CUDADecode(
       element: element, headWidth: 64, batch: 1, heads: 8, keyHeads: 8, support: .slidingCausal,
-      isJoint: true, queries: tensor, keys: tensor, output: tensor, positions: 0,
+      isJoint: true, queries: tensor, keys: tensor, output: tensor, position: 0,
       passes: [.init(mode: Self.mode, values: tensor, valueHeads: 8)], scale: 1)
     let cubin = try compiler.get().compile(
       source: KernelSources.source(of: "Decode"), name: "Decode.cu",
-      options: step.plan.options(architecture: "sm_90a"))
+      options: step.plan(clusters: true).options(architecture: "sm_90a"))
     #expect(!cubin.isEmpty)
   }
 

@@ -75,6 +75,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardShort(cons
     keyToken[row] = t < limit ? t : -2 - t;
   }
   clearPadding(q, 2 * ROWS);
+  bool full = __syncthreads_and(threadIdx.x >= ROWS || keyToken[threadIdx.x % ROWS] >= 0);
+  if (p.accumulate) prefetchRows(p.dk + b * p.dkB + group * p.dkH, p.dkN, keyToken, ROWS);
 
   constexpr int NB = SPAN / 8;
   int lane = threadIdx.x & 31, g = lane >> 2, c = (lane & 3) * 2;
@@ -98,6 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardShort(cons
     loadTile(u, p.u + b * p.uB + h / p.ratioU * p.uH, p.uN, keyToken, ROWS);
     loadTile(dout, p.dout + b * p.doB + h * p.doH, p.doN, keyToken, ROWS);
     commit();
+    if (p.accumulate) prefetchRows(p.dq + b * p.dqB + h * p.dqH, p.dqN, keyToken, ROWS);
     i64 lseRow = (i64)(b * p.heads + h) * p.lseN;
     int mark[2] = {keyToken[first + g], keyToken[first + g + 8]}, token[2];
     float carried[2], total[2], dlse[2], beta = 0.f;
@@ -128,8 +131,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardShort(cons
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         int query = first + g + (e >> 1) * 8, key = span + n * 8 + c + (e & 1);
-        float x = logit(p, z[n][e] * p.scale, query % FIBER, key % FIBER, beta, carried[e >> 1], bias);
-        bool seen = keyToken[key] >= 0 && (FIBER >= 16 || query / FIBER == key / FIBER);
+        float x = logit(p, z[n][e], query - key, key % FIBER, beta, carried[e >> 1], bias);
+        bool seen = (full || keyToken[key] >= 0) && (FIBER >= 16 || query / FIBER == key / FIBER);
         z[n][e] = seen ? exp2Fast(x - total[e >> 1]) : 0.f;
       }
     await<0>();

@@ -26,13 +26,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
   i64 kStep = p.kN * p.stride, uStep = p.uN * p.stride;
 
   clearPadding(q, 2 * ROWS + 4 * KT);
-  loadLine(q, p.q + b * p.qB + h * p.qH + origin * p.qN, p.qN * p.stride, q0, keys, ROWS);
-  loadLine(dout, p.dout + b * p.doB + h * p.doH + origin * p.doN, p.doN * p.stride, q0, keys, ROWS);
+  loadLine(q, p.q + b * p.qB + h * p.qH + origin * p.qN, p.qN * p.stride, q0, 0, keys, ROWS);
+  loadLine(dout, p.dout + b * p.doB + h * p.doH + origin * p.doN, p.doN * p.stride, q0, 0, keys, ROWS);
 #pragma unroll
   for (int stage = 0; stage < 2; stage++) {
     if (stage < tiles) {
-      loadLine(k + stage * KT * LD, kLine, kStep, kFirst + stage * KT, kEnd, KT);
-      loadLine(u + stage * KT * LD, uLine, uStep, kFirst + stage * KT, kEnd, KT);
+      loadLine(k + stage * KT * LD, kLine, kStep, kFirst + stage * KT, 0, kEnd, KT);
+      loadLine(u + stage * KT * LD, uLine, uStep, kFirst + stage * KT, 0, kEnd, KT);
     }
     commit();
   }
@@ -96,6 +96,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
       float z[NB][4], dz[NB][4];
       clear(z);
       clear(dz);
+      bool inside = k0 + KT <= keys;
       multiplyByTransposed<NB>(z, q + first * LD, kTile);
       multiplyByTransposed<NB>(dz, dout + first * LD, uTile);
 #pragma unroll
@@ -103,8 +104,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
 #pragma unroll
         for (int e = 0; e < 4; e++) {
           int half = e >> 1, j = k0 + n * 8 + c + (e & 1);
-          float x = logit(p, z[n][e] * p.scale, position[half], j, beta, carried[half], bias);
-          x = j < keys ? exp2Fast(x - total[half]) * (dz[n][e] - dot[half]) : 0.f;
+          float x = logit(p, z[n][e], position[half] - j, j, beta, carried[half], bias);
+          x = inside || j < keys ? exp2Fast(x - total[half]) * (dz[n][e] - dot[half]) : 0.f;
           bool diagonal = position[half] == j;
           if (!diagonal) dbeta += x;
 #if JOINT
@@ -119,8 +120,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
     }
     __syncthreads();
     if (tile + 2 < tiles) {
-      loadLine(kTile, kLine, kStep, k0 + 2 * KT, kEnd, KT);
-      loadLine(uTile, uLine, uStep, k0 + 2 * KT, kEnd, KT);
+      loadLine(kTile, kLine, kStep, k0 + 2 * KT, 0, kEnd, KT);
+      loadLine(uTile, uLine, uStep, k0 + 2 * KT, 0, kEnd, KT);
     }
     commit();
   }
@@ -166,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(co
   int position[2] = {k0 + first + g, k0 + first + g + 8};
 
   clearPadding(k, 2 * ROWS + 4 * KT);
-  loadLine(k, p.k + b * p.kB + group * p.kH + origin * p.kN, p.kN * p.stride, k0, keys, ROWS);
+  loadLine(k, p.k + b * p.kB + group * p.kH + origin * p.kN, p.kN * p.stride, k0, 0, keys, ROWS);
   commit();
   await<0>();
   __syncthreads();
@@ -192,12 +193,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(co
 #endif
     const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
     if (r == 0 || p.ratioU == 1)
-      loadLine(u, p.u + b * p.uB + h / p.ratioU * p.uH + origin * p.uN, p.uN * p.stride, k0, keys, ROWS);
+      loadLine(u, p.u + b * p.uB + h / p.ratioU * p.uH + origin * p.uN, p.uN * p.stride, k0, 0, keys, ROWS);
 #pragma unroll
     for (int stage = 0; stage < 2; stage++) {
       if (stage < tiles) {
-        loadLine(q + stage * KT * LD, qLine, qStep, qFirst + stage * KT, qEnd, KT);
-        loadLine(dout + stage * KT * LD, dLine, dStep, qFirst + stage * KT, qEnd, KT);
+        loadLine(q + stage * KT * LD, qLine, qStep, qFirst + stage * KT, 0, qEnd, KT);
+        loadLine(dout + stage * KT * LD, dLine, dStep, qFirst + stage * KT, 0, qEnd, KT);
       }
       commit();
     }
@@ -228,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(co
 #pragma unroll
           for (int e = 0; e < 4; e++) {
             int half = e >> 1, column = n * 8 + c + (e & 1);
-            float x = logit(p, z[n][e] * p.scale, q0 + column, position[half], beta, carried[column], bias);
+            float x = logit(p, z[n][e], q0 + column - position[half], position[half], beta, carried[column], bias);
             z[n][e] = position[half] < keys ? exp2Fast(x - total[column]) : 0.f;
           }
 #if PART != 2
@@ -252,8 +253,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(co
       }
       __syncthreads();
       if (tile + 2 < tiles) {
-        loadLine(qTile, qLine, qStep, q0 + 2 * KT, qEnd, KT);
-        loadLine(dTile, dLine, dStep, q0 + 2 * KT, qEnd, KT);
+        loadLine(qTile, qLine, qStep, q0 + 2 * KT, 0, qEnd, KT);
+        loadLine(dTile, dLine, dStep, q0 + 2 * KT, 0, qEnd, KT);
       }
       commit();
     }

@@ -1,4 +1,5 @@
-// One new token against the caches, all passes of the chain in one launch: one block a query head.
+// One new token against the caches, all passes of the chain in one launch: a cluster of SPLIT blocks a query
+// head, which share its keys and meet in distributed shared memory.
 //
 // Logits depend on q and k only, and the weighted sums of *other* tokens on cached u only, so the passes
 // run side by side; their chain is closed at the end, per channel, through the token's own term:
@@ -29,9 +30,9 @@ struct Decode {
   const T* k;
   T* out;
   float* lse;            // [B, H] of the last pass
-  const int* positions;  // [B] the token's position t
+  const int* positions;  // [B] the token's position t, or null for `position` in all sequences
   i64 qB, qH, kB, kH, kN, oB, oH;
-  int heads, ratioK, passes, reserved;
+  int heads, ratioK, passes, position;
   float scale;
   float padding;
   DecodePass pass[MODES];
@@ -73,56 +74,101 @@ __device__ __forceinline__ T rounded(float x) {
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ Decode p) {
-  extern __shared__ __align__(16) char memory[];
-  float* partial = reinterpret_cast<float*>(memory);     // [MODES][WARPS][D]
-  float* own = partial + p.passes * WARPS * D;              // z_0 of every pass
-  float* top = own + MODES;                              // max over the other keys
-  float* sum = top + MODES;
-  float* z = sum + MODES;                                // the logits of all passes, one after another
+// What block `rank` of the cluster holds at the place of this block's `p`.
+__device__ __forceinline__ float peer(const float* p, int rank) {
+#if SPLIT > 1
+  u32 address;
+  float x;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared32(p)), "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+  return x;
+#else
+  return *p;
+#endif
+}
 
-  int h = blockIdx.x % p.heads, b = blockIdx.x / p.heads;
+__device__ __forceinline__ void meet() {
+#if SPLIT > 1
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+
+// The keys that a token meets in a pass.
+__device__ __forceinline__ int keysOf(const DecodePass& pass, int t, int& place) {
+  place = t / pass.stride;
+#if !SLIDING
+  place %= pass.size;
+#endif
+  return min(pass.size, place + 1);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+#if SPLIT > 1
+    __cluster_dims__(SPLIT, 1, 1)
+#endif
+        decode(const __grid_constant__ Decode p) {
+  extern __shared__ __align__(16) char memory[];
+  float* partial = reinterpret_cast<float*>(memory);  // [passes][WARPS][D]
+  float* row = partial + p.passes * WARPS * D;        // [passes][D], the block's sums
+  float* own = row + p.passes * D;                    // z_0 of every pass, in block 0
+  float* top = own + MODES;                           // max over the block's other keys
+  float* sum = top + MODES;
+  float* z = sum + MODES;                             // logits of all passes, one after another
+
+  int rank = blockIdx.x % SPLIT, head = blockIdx.x / SPLIT, h = head % p.heads, b = head / p.heads;
   int lane = threadIdx.x & 31, warp = threadIdx.x / 32, slot = lane / LANES, channel = lane % LANES * WIDTH;
   bool active = channel < D / 2;
-  int t = p.positions[b];
+  if (!active) channel = 0;
+  int t = p.positions ? p.positions[b] : p.position, place;
   const T* kBase = p.k + b * p.kB + h / p.ratioK * p.kH;
+  // Keys are dealt to the warps of all blocks in turn.
+  int start = (rank * WARPS + warp) * KEYS + slot;
+  constexpr int step = SPLIT * WARPS * KEYS;
 
+  // Everything that will be read is asked for at once: one memory latency instead of one a pass and tensor.
+  for (int m = 0; m < p.passes; m++) {
+    const DecodePass& pass = p.pass[m];
+    int count = keysOf(pass, t, place);
+    constexpr int lines = (D * (int)sizeof(T) + 127) / 128;
+    const T* uBase = pass.u + b * pass.uB + h / pass.ratioU * pass.uH;
+    for (int i = threadIdx.x; i < count * lines * 2; i += THREADS) {
+      int j = i / (2 * lines);
+      if (j / KEYS / WARPS % SPLIT != rank) continue;
+      i64 token = t - (i64)j * pass.stride;
+      const T* address = i / lines % 2 ? uBase + token * pass.uN : kBase + token * p.kN;
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(reinterpret_cast<const char*>(address) + i % lines * 128));
+    }
+  }
   float q[2 * WIDTH];
-  if (active) loadRow(q, p.q + b * p.qB + h * p.qH, channel);
+  loadRow(q, p.q + b * p.qB + h * p.qH, channel);
+  if (!active)
+#pragma unroll
+    for (int i = 0; i < 2 * WIDTH; i++) q[i] = 0.f;
   int offset = 0;
   for (int m = 0; m < p.passes; m++) {
     const DecodePass& pass = p.pass[m];
-    int place = t / pass.stride;
-#if !SLIDING
-    place %= pass.size;
-#endif
-    int count = min(pass.size, place + 1);
-    const T* uBase = pass.u + b * pass.uB + h / pass.ratioU * pass.uH;
-    for (int i = threadIdx.x; i < count * (int)((D * sizeof(T) + 127) / 128); i += THREADS) {
-      int row = i % count, line = i / count;
-      const char* address = reinterpret_cast<const char*>(uBase + (t - (i64)row * pass.stride) * pass.uN) + line * 128;
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-    }
+    int count = keysOf(pass, t, place);
     float beta = pass.beta ? pass.beta[h] * LOG2E : 0.f;
     const float* bias = pass.bias ? pass.bias + (i64)h * pass.biasStride : nullptr;
-#pragma unroll 4
-    for (int j = warp * KEYS + slot; j < (count + KEYS - 1) / KEYS * KEYS; j += WARPS * KEYS) {
-      float dot = 0.f;
-      if (active && j < count) {
-        float k[2 * WIDTH];
-        loadRow(k, kBase + (t - (i64)j * pass.stride) * p.kN, channel);
+#pragma unroll 2
+    for (int j = start; j - slot < count; j += step) {
+      // Lanes without a key read the token's own row, so that no load waits for a branch.
+      int jj = j < count ? j : 0;
+      float k[2 * WIDTH], dot = 0.f;
+      loadRow(k, kBase + (t - (i64)jj * pass.stride) * p.kN, channel);
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++) {
-          float same = q[i] * k[i] + q[WIDTH + i] * k[WIDTH + i];
+      for (int i = 0; i < WIDTH; i++) {
+        float same = q[i] * k[i] + q[WIDTH + i] * k[WIDTH + i];
 #if ROTARY
-          float2 turn = __ldg(pass.rotary + (i64)j * (D / 2) + channel + i);
-          same = same * turn.x + (q[i] * k[WIDTH + i] - q[WIDTH + i] * k[i]) * turn.y;
+        float2 turn = __ldg(pass.rotary + (i64)jj * (D / 2) + channel + i);
+        same = same * turn.x + (q[i] * k[WIDTH + i] - q[WIDTH + i] * k[i]) * turn.y;
 #endif
-          dot += same;
-        }
+        dot += same;
       }
 #pragma unroll
-      for (int step = LANES / 2; step > 0; step /= 2) dot += __shfl_xor_sync(~0u, dot, step);
+      for (int i = LANES / 2; i > 0; i /= 2) dot += __shfl_xor_sync(~0u, dot, i);
       if (j < count && lane % LANES == 0) {
         float x = dot * p.scale * pass.scale;
 #if SLIDING
@@ -140,21 +186,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
   offset = 0;
   for (int m = 0; m < p.passes; m++) {
     const DecodePass& pass = p.pass[m];
-    int place = t / pass.stride;
-#if !SLIDING
-    place %= pass.size;
-#endif
-    int count = min(pass.size, place + 1);
-    // Every warp forms the maximum for itself: cheaper than another barrier.
+    int count = keysOf(pass, t, place);
+    // Every warp forms the maximum over the block's keys for itself: cheaper than another barrier.
+    auto mine = [&](int i) { return (i / (WARPS * KEYS) * SPLIT + rank) * (WARPS * KEYS) + i % (WARPS * KEYS); };
     float best = -INFINITE;
-    for (int j = lane; j < count; j += 32) best = fmaxf(best, z[offset + j]);
+    for (int i = lane; mine(i - lane) < count; i += 32)
+      if (mine(i) < count) best = fmaxf(best, z[offset + mine(i)]);
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) best = fmaxf(best, __shfl_xor_sync(~0u, best, step));
+    for (int i = 16; i > 0; i /= 2) best = fmaxf(best, __shfl_xor_sync(~0u, best, i));
     float shift = best == -INFINITE ? 0.f : best, total = 0.f;
     if (warp == 0) {
-      for (int j = lane; j < count; j += 32) total += exp2Fast(z[offset + j] - shift);
+      for (int i = lane; mine(i - lane) < count; i += 32)
+        if (mine(i) < count) total += exp2Fast(z[offset + mine(i)] - shift);
 #pragma unroll
-      for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+      for (int i = 16; i > 0; i /= 2) total += __shfl_xor_sync(~0u, total, i);
       if (lane == 0) top[m] = best, sum[m] = total;
     }
     const T* uBase = pass.u + b * pass.uB + h / pass.ratioU * pass.uH;
@@ -162,17 +207,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
 #pragma unroll
     for (int i = 0; i < 2 * WIDTH; i++) acc[i] = 0.f;
 #pragma unroll 4
-    for (int j = 1 + warp * KEYS + slot; j < count; j += WARPS * KEYS) {
-      if (!active) continue;
-      float u[2 * WIDTH], weight = exp2Fast(z[offset + j] - shift);
-      loadRow(u, uBase + (t - (i64)j * pass.stride) * pass.uN, channel);
+    for (int j = start; j - slot < count; j += step) {
+      int jj = j > 0 && j < count ? j : min(1, count - 1);
+      float u[2 * WIDTH], weight = j > 0 && j < count ? exp2Fast(z[offset + j] - shift) : 0.f;
+      // The token's own u is not there yet: with a single key nothing is read.
+      if (count > 1) {
+        loadRow(u, uBase + (t - (i64)jj * pass.stride) * pass.uN, channel);
 #pragma unroll
-      for (int i = 0; i < 2 * WIDTH; i++) acc[i] += weight * u[i];
+        for (int i = 0; i < 2 * WIDTH; i++) acc[i] += weight * u[i];
+      }
     }
 #pragma unroll
     for (int i = 0; i < 2 * WIDTH; i++)
 #pragma unroll
-      for (int step = LANES; step < 32; step *= 2) acc[i] += __shfl_xor_sync(~0u, acc[i], step);
+      for (int k = LANES; k < 32; k *= 2) acc[i] += __shfl_xor_sync(~0u, acc[i], k);
     if (active && slot == 0)
 #pragma unroll
       for (int i = 0; i < 2 * WIDTH; i++)
@@ -180,24 +228,40 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
     offset += count;
   }
   __syncthreads();
-  for (int c = threadIdx.x; c < D; c += THREADS) {
-    const DecodePass& lowest = p.pass[0];
-    T x = lowest.u[b * lowest.uB + h / lowest.ratioU * lowest.uH + (i64)t * lowest.uN + c];
-    float lse = 0.f;
-    for (int m = 0; m < p.passes; m++) {
-      const DecodePass& pass = p.pass[m];
-      float zero = JOINT && m > 0 ? lse : own[m];
-      float best = fmaxf(top[m], zero), shift = best == -INFINITE ? 0.f : best;
-      float others = exp2Fast(top[m] - shift), self = exp2Fast(zero - shift);
-      float value = 0.f;
-      for (int w = 0; w < WARPS; w++) value += partial[(m * WARPS + w) * D + c];
-      float total = sum[m] * others + self;
-      value = total > 0.f ? (value * others + self * toFloat(x)) / total : 0.f;
-      lse = total > 0.f ? best + log2f(total) : -INFINITE;
-      x = rounded(value);
-      if (m + 1 < p.passes) pass.next[b * pass.nextB + h * pass.nextH + (i64)t * pass.nextN + c] = x;
-    }
-    p.out[b * p.oB + h * p.oH + c] = x;
-    if (c == 0 && p.lse) p.lse[blockIdx.x] = lse * LN2;
+  for (int i = threadIdx.x; i < p.passes * D; i += THREADS) {
+    float x = 0.f;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) x += partial[(i / D * WARPS + w) * D + i % D];
+    row[i] = x;
   }
+  meet();
+  if (rank == 0)
+    for (int c = threadIdx.x; c < D; c += THREADS) {
+      const DecodePass& lowest = p.pass[0];
+      T x = lowest.u[b * lowest.uB + h / lowest.ratioU * lowest.uH + (i64)t * lowest.uN + c];
+      float lse = 0.f;
+      for (int m = 0; m < p.passes; m++) {
+        const DecodePass& pass = p.pass[m];
+        float zero = JOINT && m > 0 ? lse : own[m], best = zero;
+        float tops[SPLIT], value = 0.f, total = 0.f;
+#pragma unroll
+        for (int r = 0; r < SPLIT; r++) tops[r] = peer(top + m, r), best = fmaxf(best, tops[r]);
+        float shift = best == -INFINITE ? 0.f : best;
+#pragma unroll
+        for (int r = 0; r < SPLIT; r++) {
+          float weight = exp2Fast(tops[r] - shift);
+          value += weight * peer(row + m * D + c, r);
+          total += weight * peer(sum + m, r);
+        }
+        float self = exp2Fast(zero - shift);
+        total += self;
+        value = total > 0.f ? (value + self * toFloat(x)) / total : 0.f;
+        lse = total > 0.f ? best + log2f(total) : -INFINITE;
+        x = rounded(value);
+        if (m + 1 < p.passes) pass.next[b * pass.nextB + h * pass.nextH + (i64)t * pass.nextN + c] = x;
+      }
+      p.out[b * p.oB + h * p.oH + c] = x;
+      if (c == 0 && p.lse) p.lse[head] = lse * LN2;
+    }
+  meet();
 }

@@ -32,7 +32,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const
     queryToken[row] = t < p.firstQuery ? -1 : t < limit ? t : -2 - t;
   }
   clearPadding(q, 3 * ROWS);
-  __syncthreads();
+  // A full tile needs no check of its keys.
+  bool full = __syncthreads_and(threadIdx.x >= ROWS || keyToken[threadIdx.x % ROWS] >= 0);
   loadTile(q, p.q + b * p.qB + h * p.qH, p.qN, queryToken, ROWS);
   loadTile(k, p.k + b * p.kB + h / p.ratioK * p.kH, p.kN, keyToken, ROWS);
   commit();
@@ -72,8 +73,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const
 #pragma unroll
     for (int e = 0; e < 4; e++) {
       int query = first + g + (e >> 1) * 8, key = span + n * 8 + c + (e & 1);
-      float x = logit(p, z[n][e] * p.scale, query % FIBER, key % FIBER, beta, carried[e >> 1], bias);
-      bool seen = keyToken[key] >= 0 && (FIBER >= 16 || query / FIBER == key / FIBER);
+      float x = logit(p, z[n][e], query - key, key % FIBER, beta, carried[e >> 1], bias);
+      bool seen = (full || keyToken[key] >= 0) && (FIBER >= 16 || query / FIBER == key / FIBER);
       z[n][e] = seen ? x : -INFINITE;
       top[e >> 1] = fmaxf(top[e >> 1], z[n][e]);
     }
@@ -134,19 +135,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const 
 
   clearPadding(q, ROWS + 4 * KT);
   int firstRow = p.firstQuery > origin ? (p.firstQuery - origin + p.stride - 1) / p.stride : 0;
-  {
-    constexpr int chunks = D / VEC;
-    for (int i = threadIdx.x; i < ROWS * chunks; i += THREADS) {
-      int row = i / chunks, chunk = i % chunks, j = q0 + row;
-      bool valid = j >= firstRow && j < keys;
-      copy16(q + row * LD + chunk * VEC, qLine + (valid ? j * qStep : 0) + chunk * VEC, valid);
-    }
-  }
+  loadLine(q, qLine, qStep, q0, firstRow, keys, ROWS);
 #pragma unroll
   for (int stage = 0; stage < 2; stage++) {
     if (stage < tiles) {
-      loadLine(k + stage * KT * LD, kLine, kStep, kFirst + stage * KT, kEnd, KT);
-      loadLine(u + stage * KT * LD, uLine, uStep, kFirst + stage * KT, kEnd, KT);
+      loadLine(k + stage * KT * LD, kLine, kStep, kFirst + stage * KT, 0, kEnd, KT);
+      loadLine(u + stage * KT * LD, uLine, uStep, kFirst + stage * KT, 0, kEnd, KT);
     }
     commit();
   }
@@ -191,6 +185,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const 
       // Only tiles that touch a mask, the diagonal or the end of the keys need the full logit.
       bool inner = !BIAS && k0 + KT <= keys && k0 + KT - 1 < q0 + first &&
                    !(SLIDING && q0 + first + 15 - k0 >= p.size);
+      bool inside = k0 + KT <= keys;
       float best[2] = {-INFINITE, -INFINITE};
       if (inner) {
 #pragma unroll
@@ -206,8 +201,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const 
 #pragma unroll
           for (int e = 0; e < 4; e++) {
             int j = k0 + n * 8 + c + (e & 1);
-            float x = logit(p, z[n][e] * p.scale, position[e >> 1], j, beta, carried[e >> 1], bias);
-            z[n][e] = j < keys ? x : -INFINITE;
+            float x = logit(p, z[n][e], position[e >> 1] - j, j, beta, carried[e >> 1], bias);
+            z[n][e] = inside || j < keys ? x : -INFINITE;
             best[e >> 1] = fmaxf(best[e >> 1], z[n][e]);
           }
       }
@@ -233,8 +228,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const 
     }
     __syncthreads();
     if (tile + 2 < tiles) {
-      loadLine(kTile, kLine, kStep, k0 + 2 * KT, kEnd, KT);
-      loadLine(uTile, uLine, uStep, k0 + 2 * KT, kEnd, KT);
+      loadLine(kTile, kLine, kStep, k0 + 2 * KT, 0, kEnd, KT);
+      loadLine(uTile, uLine, uStep, k0 + 2 * KT, 0, kEnd, KT);
     }
     commit();
   }

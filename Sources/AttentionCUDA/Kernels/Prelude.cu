@@ -108,10 +108,24 @@ __device__ __forceinline__ void await() {
 // Copies `rows` token rows into a tile; a row whose token is negative becomes zeros.
 __device__ __forceinline__ void loadTile(T* tile, const T* base, i64 rowStride, const int* tokens, int rows) {
   constexpr int chunks = D / VEC;
+  int rowBytes = (int)(rowStride * sizeof(T));
+  const char* bytes = reinterpret_cast<const char*>(base);
+#pragma unroll 4
   for (int i = threadIdx.x; i < rows * chunks; i += THREADS) {
     int row = i / chunks, chunk = i % chunks;
     int t = tokens[row];
-    copy16(tile + row * LD + chunk * VEC, base + (t < 0 ? 0 : t * rowStride) + chunk * VEC, t >= 0);
+    copy16(tile + row * LD + chunk * VEC, bytes + chunk * 16 + (i64)max(t, 0) * rowBytes, t >= 0);
+  }
+}
+
+// Asks L2 for token rows that will be added to at the end.
+__device__ __forceinline__ void prefetchRows(const T* base, i64 rowStride, const int* tokens, int rows) {
+  constexpr int lines = (D * (int)sizeof(T) + 127) / 128;
+  for (int i = threadIdx.x; i < rows * lines; i += THREADS) {
+    int t = tokens[i / lines];
+    if (t >= 0)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(reinterpret_cast<const char*>(base + t * rowStride) +
+                                                     i % lines * 128));
   }
 }
 
@@ -250,29 +264,57 @@ __device__ __forceinline__ float quadMax(float x) {
   return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
 }
 
+template <int N>
+__device__ __forceinline__ void loadWords(u32 (&x)[N], const T* p) {
+  if constexpr (N == 4) {
+    uint4 w = *reinterpret_cast<const uint4*>(p);
+    x[0] = w.x, x[1] = w.y, x[2] = w.z, x[3] = w.w;
+  } else {
+    uint2 w = *reinterpret_cast<const uint2*>(p);
+    x[0] = w.x, x[1] = w.y;
+  }
+}
+template <int N>
+__device__ __forceinline__ void storeWords(T* p, const u32 (&x)[N]) {
+  if constexpr (N == 4)
+    *reinterpret_cast<uint4*>(p) = make_uint4(x[0], x[1], x[2], x[3]);
+  else
+    *reinterpret_cast<uint2*>(p) = make_uint2(x[0], x[1]);
+}
+
 // Turns rows of a tile in place: channels i and i + D/2 of row r by `position(r)` of the table.
 template <class Position>
 __device__ __forceinline__ void rotateTile(T* tile, int rows, const float2* table, Position position) {
 #if ROTARY
+  // A thread takes 16 bytes of both halves of a row (8 where D/2 is no multiple of that).
   constexpr int width = D % (2 * VEC) == 0 ? VEC : VEC / 2, groups = D / 2 / width;
   for (int i = threadIdx.x; i < rows * groups; i += THREADS) {
     int row = i / groups, channel = i % groups * width;
     const float4* turn = reinterpret_cast<const float4*>(table + (i64)position(row) * (D / 2) + channel);
-    T* low = tile + row * LD + channel;
-    T* high = low + D / 2;
+    float4 w[width / 2];  // cos, sin, cos, sin
 #pragma unroll
-    for (int c = 0; c < width; c += 2) {
-      float4 w = __ldg(turn + c / 2);  // cos, sin, cos, sin
+    for (int c = 0; c < width / 2; c++) w[c] = __ldg(turn + c);
+    T* low = tile + row * LD + channel;
+    u32 x[width * sizeof(T) / 4], y[width * sizeof(T) / 4];
+    loadWords(x, low);
+    loadWords(y, low + D / 2);
+#pragma unroll
+    for (int c = 0; c < width / 2; c++) {
 #if DTYPE == 2
-      float2 x = *reinterpret_cast<float2*>(low + c), y = *reinterpret_cast<float2*>(high + c);
-      *reinterpret_cast<float2*>(low + c) = make_float2(x.x * w.x - y.x * w.y, x.y * w.z - y.y * w.w);
-      *reinterpret_cast<float2*>(high + c) = make_float2(y.x * w.x + x.x * w.y, y.y * w.z + x.y * w.w);
+      float2 a = make_float2(__uint_as_float(x[2 * c]), __uint_as_float(x[2 * c + 1]));
+      float2 b = make_float2(__uint_as_float(y[2 * c]), __uint_as_float(y[2 * c + 1]));
+      x[2 * c] = __float_as_uint(a.x * w[c].x - b.x * w[c].y);
+      x[2 * c + 1] = __float_as_uint(a.y * w[c].z - b.y * w[c].w);
+      y[2 * c] = __float_as_uint(b.x * w[c].x + a.x * w[c].y);
+      y[2 * c + 1] = __float_as_uint(b.y * w[c].z + a.y * w[c].w);
 #else
-      float2 x = unpack(*reinterpret_cast<u32*>(low + c)), y = unpack(*reinterpret_cast<u32*>(high + c));
-      *reinterpret_cast<u32*>(low + c) = pack(x.x * w.x - y.x * w.y, x.y * w.z - y.y * w.w);
-      *reinterpret_cast<u32*>(high + c) = pack(y.x * w.x + x.x * w.y, y.y * w.z + x.y * w.w);
+      float2 a = unpack(x[c]), b = unpack(y[c]);
+      x[c] = pack(a.x * w[c].x - b.x * w[c].y, a.y * w[c].z - b.y * w[c].w);
+      y[c] = pack(b.x * w[c].x + a.x * w[c].y, b.y * w[c].z + a.y * w[c].w);
 #endif
     }
+    storeWords(low, x);
+    storeWords(low + D / 2, y);
   }
 #endif
 }
@@ -327,25 +369,36 @@ __device__ __forceinline__ void storeRow(T* row, const float (&c)[ND][4], int ha
     }
   }
 #else
+  constexpr int blocks = D / 32;
+  uint4* place = reinterpret_cast<uint4*>(row + t * 8);
+  if (accumulate) {
+    // What is there is read in whole chunks, all before the first store, exchanged into the accumulators'
+    // layout, added in f32 and rounded once.
+    uint4 old[blocks];
 #pragma unroll
-  for (int n = 0; n + 4 <= D / 8; n += 4) {
-    uint4* place = reinterpret_cast<uint4*>(row + (n + t) * 8);
-    u32 x[4];
-    if (accumulate) {
-      // What is there is read in whole chunks, exchanged into the accumulators' layout, added in f32 and
-      // rounded once.
-      uint4 old = make_uint4(0, 0, 0, 0);
-      if (valid) old = *place;
-      x[0] = old.x, x[1] = old.y, x[2] = old.z, x[3] = old.w;
+    for (int n = 0; n < blocks; n++) old[n] = valid ? place[n * 4] : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int n = 0; n < blocks; n++) {
+      u32 x[4] = {old[n].x, old[n].y, old[n].z, old[n].w};
       transposeQuad(x);
-    }
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      float2 old = accumulate ? unpack(x[i]) : make_float2(0.f, 0.f);
-      x[i] = pack(c[n + i][half * 2] * factor + old.x, c[n + i][half * 2 + 1] * factor + old.y);
+      for (int i = 0; i < 4; i++) {
+        float2 y = unpack(x[i]);
+        x[i] = pack(c[n * 4 + i][half * 2] * factor + y.x, c[n * 4 + i][half * 2 + 1] * factor + y.y);
+      }
+      transposeQuad(x);
+      if (valid) place[n * 4] = make_uint4(x[0], x[1], x[2], x[3]);
     }
-    transposeQuad(x);
-    if (valid) *place = make_uint4(x[0], x[1], x[2], x[3]);
+  } else {
+#pragma unroll
+    for (int n = 0; n < blocks; n++) {
+      u32 x[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        x[i] = pack(c[n * 4 + i][half * 2] * factor, c[n * 4 + i][half * 2 + 1] * factor);
+      transposeQuad(x);
+      if (valid) place[n * 4] = make_uint4(x[0], x[1], x[2], x[3]);
+    }
   }
 #pragma unroll
   for (int n = D / 8 / 4 * 4; n < D / 8; n++) {
@@ -358,14 +411,29 @@ __device__ __forceinline__ void storeRow(T* row, const float (&c)[ND][4], int ha
 #endif
 }
 
-// Copies positions first … first + rows − 1 of a fiber into a tile; positions outside [0, end) become zeros.
-__device__ __forceinline__ void loadLine(T* tile, const T* fiber, i64 positionStride, int first, int end,
-                                         int rows) {
+// Copies positions first … first + rows − 1 of a fiber into a tile; positions outside [begin, end) become
+// zeros.
+__device__ __forceinline__ void loadLine(T* tile, const T* fiber, i64 positionStride, int first, int begin,
+                                         int end, int rows) {
   constexpr int chunks = D / VEC;
-  for (int i = threadIdx.x; i < rows * chunks; i += THREADS) {
-    int row = i / chunks, chunk = i % chunks, j = first + row;
-    bool valid = j >= 0 && j < end;
-    copy16(tile + row * LD + chunk * VEC, fiber + (valid ? j * positionStride : 0) + chunk * VEC, valid);
+  if constexpr (THREADS % chunks == 0) {
+    // A thread keeps its chunk and walks down the rows.
+    int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
+    const T* source = fiber + (first + row) * positionStride + chunk * VEC;
+    T* destination = tile + row * LD + chunk * VEC;
+    constexpr int step = THREADS / chunks;
+    i64 sourceStep = positionStride * step;
+#pragma unroll 8
+    for (; row < rows; row += step, source += sourceStep, destination += step * LD) {
+      bool valid = first + row >= begin && first + row < end;
+      copy16(destination, valid ? source : fiber, valid);
+    }
+  } else {
+    for (int i = threadIdx.x; i < rows * chunks; i += THREADS) {
+      int row = i / chunks, chunk = i % chunks, j = first + row;
+      bool valid = j >= begin && j < end;
+      copy16(tile + row * LD + chunk * VEC, fiber + (valid ? j * positionStride : 0) + chunk * VEC, valid);
+    }
   }
 }
 
@@ -387,30 +455,30 @@ __device__ __forceinline__ int fiberOrigin(const Pass& p, int fiber) {
 #endif
 }
 
-// The base-2 logit of query position i and key position j on a fiber, from their scaled dot product.
-// `carried` is the query's ℓ of the pass below, in base 2.
-__device__ __forceinline__ float logit(const Pass& p, float scaled, int i, int j, float beta, float carried,
+// The base-2 logit of a query `distance` positions after a key (negative: before it), from their dot
+// product. `carried` is the query's ℓ of the pass below, in base 2; `bias` is null or the head's:
+// [n_k] by distance for the sliding support, [n_k, n_k] by (query, key) for the block ones.
+__device__ __forceinline__ float logit(const Pass& p, float dot, int distance, int key, float beta, float carried,
                                        const float* bias) {
-  float z = scaled;
+  float plain = dot * p.scale;
 #if BIAS
 #if SLIDING
-  int distance = i - j;
-  if (distance >= 0 && distance < p.size) z += __ldg(bias + distance) * LOG2E;
+  if (distance >= 0 && distance < p.size) plain += __ldg(bias + distance) * LOG2E;
 #else
-  if (i < p.size && j < p.size) z += __ldg(bias + (i64)i * p.size + j) * LOG2E;
+  if (key < p.size && distance + key < p.size) plain += __ldg(bias + (i64)(distance + key) * p.size + key) * LOG2E;
 #endif
-#endif
-#if BETA
-  if (i != j) z += beta;
 #endif
 #if JOINT
-  if (i == j) z = carried;
-#endif
-#if CAUSAL
-  if (j > i) z = -INFINITE;
+  float z = distance == 0 ? carried : BETA ? plain + beta : plain;
+#elif BETA
+  float z = distance == 0 ? plain : plain + beta;
+#else
+  float z = plain;
 #endif
 #if SLIDING
-  if (i - j >= p.size) z = -INFINITE;
+  if ((u32)distance >= (u32)p.size) z = -INFINITE;
+#elif CAUSAL
+  if (distance < 0) z = -INFINITE;
 #endif
   return z;
 }

@@ -76,7 +76,8 @@ int64_t ct_live_tensors(void);
 // An uninitialized tensor on the CPU into which `bytes` bytes are copied.
 int ct_tensor_from_bytes(const void *bytes, size_t byte_count, const int64_t *sizes, size_t rank,
                          int32_t dtype, ct_tensor *result);
-// A tensor over memory that stays the caller's until `release(payload)` is called.
+// A tensor over memory of something that `release(payload)` lets go of, which is called exactly
+// once: when the last tensor over the memory is gone, or at once if this fails.
 int ct_tensor_from_blob(void *data, const int64_t *sizes, const int64_t *strides, size_t rank,
                         int32_t dtype, ct_device device, void (*release)(void *payload),
                         void *payload, ct_tensor *result);
@@ -89,8 +90,6 @@ int64_t ct_tensor_storage_offset(ct_tensor tensor);
 int32_t ct_tensor_dtype(ct_tensor tensor);
 ct_device ct_tensor_device(ct_tensor tensor);
 bool ct_tensor_is_contiguous(ct_tensor tensor);
-// True if both handles name the same tensor object.
-bool ct_tensor_is_same(ct_tensor a, ct_tensor b);
 // The address of the first element, which for a CUDA tensor is a device address.
 int ct_tensor_data(ct_tensor tensor, void **result);
 size_t ct_dtype_size(int32_t dtype);
@@ -106,8 +105,7 @@ bool ct_is_leaf(ct_tensor tensor);
 int ct_tensor_grad(ct_tensor tensor, ct_tensor *result);
 int ct_set_tensor_grad(ct_tensor tensor, ct_tensor grad);
 
-// Accumulates the gradient of `roots` into the leaves. NULL gradients stand for a scalar root's
-// one.
+// Accumulates the gradient of `roots` into the leaves. A NULL gradient stands for a scalar's one.
 int ct_backward(const ct_tensor *roots, const ct_tensor *gradients, size_t count, bool retain_graph,
                 bool create_graph);
 // The gradients of `outputs` by `inputs`, one handle (or NULL where unused) an input.

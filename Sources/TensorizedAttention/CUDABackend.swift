@@ -1,0 +1,315 @@
+import AttentionCUDA
+import AttentionCore
+import Folding
+import Logging
+import Synchronization
+import Torch
+
+/// What the GPU path leaves to `composed`, said once for every reason.
+enum ComposedFallback {
+  private static let logger = Logger(label: "tensattn")
+  private static let said = Mutex<Set<String>>([])
+
+  /// Logs that a call runs through `composed`, unless this reason was logged before.
+  static func log(_ reason: String) {
+    guard said.withLock({ $0.insert(reason).inserted }) else { return }
+    logger.notice("Attending through composed instead of the CUDA kernels: \(reason).")
+  }
+}
+
+extension AttentionCall {
+  /// Why the kernels cannot serve this call, or nil.
+  var cudaObjection: String? {
+    guard let plan = CUDAPlan(self) else { return "\(queries.dtype) has no kernel" }
+    let records = Autograd.isRecording && inputs.contains(where: \.requiresGrad)
+    return plan.objection(
+      backward: records, biasGradient: records && givenBiases.contains(where: \.requiresGrad))
+  }
+
+  /// Attends through the CUDA kernels.
+  func attendOnCUDA() -> (output: Tensor, logSumExp: Tensor) {
+    guard let plan = CUDAPlan(self) else {
+      preconditionFailure(
+        "The CUDA kernels take bfloat16, float16 or float32, got \(queries.dtype).")
+    }
+    let inputs = inputs
+    guard Autograd.isRecording, inputs.contains(where: \.requiresGrad) else {
+      return plan.forward(inputs)
+    }
+    let results = Autograd.apply(
+      inputs, forward: { plan.forwardSaving($0) }, backward: { plan.backward($0) })
+    return (results[0], results[1])
+  }
+}
+
+extension CUDAElement {
+  /// The kernels' name of a type; nil if they have none.
+  init?(_ dtype: DType) {
+    switch dtype {
+    case .bfloat16: self = .bfloat16
+    case .float16: self = .float16
+    case .float32: self = .float32
+    default: return nil
+    }
+  }
+}
+
+extension DeviceTensor {
+  /// A tensor of four axes with contiguous channels, whose heads are axis 1 or 2.
+  init(_ tensor: Tensor, layout: Layout = .headsFirst) {
+    let strides = tensor.strides
+    let (head, token) = layout == .headsFirst ? (1, 2) : (2, 1)
+    self.init(
+      address: tensor.address, batchStride: strides[0], headStride: strides[head],
+      tokenStride: strides[token])
+  }
+}
+
+extension Tensor {
+  /// Where the elements start, as the driver counts; 0 if there are none.
+  var address: CUDADriver.Address { UInt64(UInt(bitPattern: dataPointer)) }
+
+  /// This tensor if the kernels can read its rows, else a contiguous copy.
+  func readable(_ element: CUDAElement, layout: Layout) -> Tensor {
+    let fits = strides[3] == 1 && DeviceTensor(self, layout: layout).isAligned(for: element)
+    return fits ? self : contiguous()
+  }
+}
+
+/// A call without its tensors.
+private struct CUDAPlan: Sendable {
+  let pattern: AttentionPattern
+  let shape: AttentionShape
+  let element: CUDAElement
+  let dtype: DType
+  let device: Device
+  let scale: Float
+  let layout: Layout
+  let hasBeta: Bool
+  /// For every mode, the place of its bias among the given ones.
+  let biasPlaces: [Int?]
+
+  init?(_ call: AttentionCall) {
+    guard let element = CUDAElement(call.queries.dtype) else { return nil }
+    self.element = element
+    dtype = call.queries.dtype
+    device = call.queries.device
+    pattern = call.pattern
+    shape = call.shape
+    scale = Float(call.scale)
+    layout = call.layout
+    hasBeta = call.beta != nil
+    var next = 0
+    biasPlaces = call.modeBiases.map { bias in
+      guard bias != nil else { return nil }
+      defer { next += 1 }
+      return next
+    }
+  }
+
+  private var firstBias: Int { hasBeta ? 4 : 3 }
+  private var isJoint: Bool { pattern.normalization == .joint }
+
+  private func passShape(_ index: Int) -> CUDAPassShape {
+    let mode = pattern.chain[index]
+    return CUDAPassShape(
+      element: element, headWidth: shape.width, batch: shape.batch, heads: shape.heads,
+      keyHeads: shape.keyHeads, valueHeads: index == 0 ? shape.keyHeads : shape.heads,
+      tokens: shape.tokens, mode: mode, support: pattern.support, isJoint: isJoint && index > 0,
+      hasBeta: hasBeta && !mode.isLowest, hasBias: biasPlaces[mode.index - 1] != nil,
+      isRotary: pattern.rotary.positions != .none)
+  }
+
+  func objection(backward: Bool, biasGradient: Bool) -> String? {
+    for index in 0..<pattern.fold.order {
+      if let objection = passShape(index).objection(backward: backward, biasGradient: biasGradient)
+      {
+        return objection
+      }
+    }
+    return nil
+  }
+
+  /// The tensors as the kernels read them: rows aligned, β, biases in f32, lengths on the device.
+  private struct Operands {
+    var queries: Tensor
+    var keys: Tensor
+    var values: Tensor
+    var beta: Tensor?
+    var biases: [Tensor]
+    var lengths: Tensor?
+  }
+
+  private func operands(_ inputs: [Tensor]) -> Operands {
+    Operands(
+      queries: inputs[0].readable(element, layout: layout),
+      keys: inputs[1].readable(element, layout: layout),
+      values: inputs[2].readable(element, layout: layout),
+      beta: hasBeta ? inputs[3].to(.float32).contiguous() : nil,
+      biases: inputs[firstBias...].map { $0.to(.float32).contiguous() },
+      lengths: shape.lengths.map { Tensor($0.map(Int32.init), shape: [$0.count]).to(device) })
+  }
+
+  private func empty(_ heads: Int) -> Tensor {
+    .empty([shape.batch, heads, shape.tokens, shape.width], dtype: dtype, device: device)
+  }
+
+  private func emptyLSE() -> Tensor {
+    .empty([shape.batch, shape.heads, shape.tokens], dtype: .float32, device: device)
+  }
+
+  private func pass(
+    _ index: Int, _ operands: Operands, values: DeviceTensor, output: DeviceTensor,
+    carried: Tensor?, lse: Tensor
+  ) -> CUDAPass {
+    let mode = pattern.chain[index]
+    var pass = CUDAPass(
+      shape: passShape(index), queries: DeviceTensor(operands.queries, layout: layout),
+      keys: DeviceTensor(operands.keys, layout: layout), values: values, output: output,
+      lse: lse.address, lseRow: shape.tokens, scale: scale)
+    pass.carriedLSE = isJoint && index > 0 ? carried?.address ?? 0 : 0
+    pass.lengths = operands.lengths?.address ?? 0
+    if let beta = operands.beta, !mode.isLowest {
+      pass.beta = beta.address + UInt64((mode.index - 1) * shape.heads * 4)
+    }
+    if let place = biasPlaces[mode.index - 1] {
+      let bias = operands.biases[place]
+      pass.bias = bias.address
+      pass.biasStride = bias.size(0) > 1 ? bias.count / bias.size(0) : 0
+    }
+    pass.rotary = RotaryAngles(pattern.rotary, mode: mode, width: shape.width)
+    return pass
+  }
+
+  private func run(_ body: (CUDAKernels, CUDADriver.Stream) throws -> Void) {
+    do {
+      let kernels = try CUDAKernels.shared()
+      let ordinal = max(device.index, 0)
+      try kernels.driver.withDevice(ordinal) {
+        try body(kernels, try TorchStream.current(device: ordinal))
+      }
+    } catch {
+      preconditionFailure("\(error)")
+    }
+  }
+
+  func forward(_ inputs: [Tensor]) -> (output: Tensor, logSumExp: Tensor) {
+    let operands = operands(inputs)
+    let output = Tensor.empty(inputs[0].shape, dtype: dtype, device: device)
+    let lse = emptyLSE()
+    guard output.count > 0 else { return (output, lse) }
+    // A short pass reads and writes the same rows, so u' may replace u where both are the output; a
+    // long one needs u beside it.
+    let order = pattern.fold.order
+    var other: Tensor?
+    var places = [DeviceTensor](repeating: DeviceTensor(output, layout: layout), count: order)
+    for index in stride(from: order - 1, to: 0, by: -1) where !passShape(index).worksInPlace {
+      // The pass before writes to the buffer that this one does not.
+      let isOutput = places[index] == DeviceTensor(output, layout: layout)
+      let buffer = other ?? .empty(inputs[0].shape, dtype: dtype, device: device)
+      other = buffer
+      let place = DeviceTensor(isOutput ? buffer : output, layout: layout)
+      for lower in 0..<index { places[lower] = place }
+    }
+    withExtendedLifetime((operands, output, lse, other)) {
+      run { kernels, stream in
+        for index in 0..<order {
+          let values =
+            index == 0 ? DeviceTensor(operands.values, layout: layout) : places[index - 1]
+          try kernels.forward(
+            pass(index, operands, values: values, output: places[index], carried: lse, lse: lse),
+            stream: stream)
+        }
+      }
+    }
+    return (output, lse)
+  }
+
+  func forwardSaving(_ inputs: [Tensor]) -> (outputs: [Tensor], saved: [Tensor]) {
+    let operands = operands(inputs)
+    let order = pattern.fold.order
+    let output = Tensor.empty(inputs[0].shape, dtype: dtype, device: device)
+    let values = (1..<order).map { _ in empty(shape.heads) }
+    let lses = (0..<order).map { _ in emptyLSE() }
+    if output.count > 0 {
+      withExtendedLifetime((operands, output, values, lses)) {
+        run { kernels, stream in
+          for index in 0..<order {
+            try kernels.forward(
+              saved(index, operands, output: output, values: values, lses: lses), stream: stream)
+          }
+        }
+      }
+    }
+    return ([output, lses[order - 1]], inputs + [output] + values + lses)
+  }
+
+  private func saved(
+    _ index: Int, _ operands: Operands, output: Tensor, values: [Tensor], lses: [Tensor]
+  ) -> CUDAPass {
+    pass(
+      index, operands,
+      values: index == 0
+        ? DeviceTensor(operands.values, layout: layout) : DeviceTensor(values[index - 1]),
+      output: index == pattern.fold.order - 1
+        ? DeviceTensor(output, layout: layout) : DeviceTensor(values[index]),
+      carried: index > 0 ? lses[index - 1] : nil, lse: lses[index])
+  }
+
+  func backward(_ pass: Autograd.BackwardPass) -> [Tensor?] {
+    let order = pattern.fold.order
+    let count = pass.needed.count
+    let inputs = Array(pass.saved[..<count])
+    let operands = operands(inputs)
+    let output = pass.saved[count]
+    let values = Array(pass.saved[(count + 1)..<(count + order)])
+    let lses = Array(pass.saved[(count + order)...])
+    let upstream =
+      pass.gradients[0]?.readable(element, layout: layout) ?? output.zerosLike()
+    let dq = Tensor.empty(inputs[0].shape, dtype: dtype, device: device)
+    let dk = Tensor.empty(inputs[1].shape, dtype: dtype, device: device)
+    let dv = Tensor.empty(inputs[2].shape, dtype: dtype, device: device)
+    let dbeta = Tensor.zeros(
+      [order, shape.heads], dtype: .float32, device: device)
+    guard output.count > 0 else {
+      return [dq, dk, dv].map { $0 as Tensor? } + inputs[3...].map { _ in nil }
+    }
+    let workspace = Tensor.empty(
+      [
+        (0..<order).map { passShape($0).workspaceBytes(lseRow: shape.tokens) / 4 }.max() ?? 0
+      ], dtype: .float32, device: device)
+    // The gradients that the passes hand down; all live until the launches are queued.
+    var kept = [upstream]
+    var above = DeviceTensor(upstream, layout: layout)
+    var lseAbove = pass.gradients[1]?.to(.float32).contiguous()
+    var keptLSE: [Tensor] = []
+    withExtendedLifetime((pass, operands, workspace, dbeta)) {
+      run { kernels, stream in
+        for index in stride(from: order - 1, through: 0, by: -1) {
+          let below = index == 0 ? dv : empty(shape.heads)
+          let belowView = DeviceTensor(below, layout: index == 0 ? layout : .headsFirst)
+          var gradients = CUDAPassGradients(
+            output: above, queries: DeviceTensor(dq, layout: layout),
+            keys: DeviceTensor(dk, layout: layout), values: belowView,
+            accumulates: index < order - 1, workspace: workspace.address)
+          gradients.lse = lseAbove?.address ?? 0
+          let lseBelow = isJoint && index > 0 ? emptyLSE() : nil
+          gradients.carriedLSE = lseBelow?.address ?? 0
+          let row = pattern.chain[index].index - 1
+          gradients.beta = dbeta.address + UInt64(row * shape.heads * 4)
+          try kernels.backward(
+            saved(index, operands, output: output, values: values, lses: lses), gradients,
+            stream: stream)
+          kept.append(below)
+          keptLSE += (lseAbove.map { [$0] } ?? [])
+          above = belowView
+          lseAbove = lseBelow
+        }
+      }
+      withExtendedLifetime((kept, keptLSE)) {}
+    }
+    var results: [Tensor?] = [dq, dk, dv]
+    if hasBeta { results.append(dbeta.to(dtype)) }
+    return results + inputs[firstBias...].map { _ in nil }
+  }
+}
