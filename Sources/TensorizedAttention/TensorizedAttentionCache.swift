@@ -116,7 +116,7 @@ public final class TensorizedAttentionCache {
 }
 
 /// All passes for some new tokens.
-private struct DecodeStep {
+struct DecodeStep {
   let pattern: AttentionPattern
   let shape: AttentionShape
   let scale: Double
@@ -127,6 +127,9 @@ private struct DecodeStep {
     let served = try? Backend.automatic.resolved(dtype: queries.dtype, device: queries.device)
     let kernels = served == .cpu ? try? CPUAttention(executor: .torch) : nil
     let q = queries.contiguous()
+    if served == .cuda, let output = runOnCUDA(queries: q, keys: keys, values: values) {
+      return output
+    }
     var carried: Tensor?
     var output = q
     for (index, mode) in pattern.chain.enumerated() {

@@ -36,6 +36,8 @@ struct Trial: Sendable, CustomTestStringConvertible {
   var lengths: [Int]?
   var layout = Layout.headsFirst
   var extras = true
+  /// Whether the extras hold mode biases besides β.
+  var biases = true
 
   var testDescription: String {
     "\(Fold(fold)) \(support.rawValue) \(normalization.rawValue) \(order.rawValue) "
@@ -50,21 +52,25 @@ struct Trial: Sendable, CustomTestStringConvertible {
   }
 
   /// Output, log-sum-exp and the gradients of every input, in f64 arrays.
-  func run(_ backend: Backend, dtype: DType) -> [(name: String, values: [Double])] {
+  ///
+  /// - Parameter rounded: the type to which the inputs are rounded before they become `dtype`.
+  func run(_ backend: Backend, dtype: DType, device: Device = .cpu, rounded: DType? = nil)
+    -> [(name: String, values: [Double])]
+  {
     let b = lengths?.count ?? 1
     let shape = { (h: Int) in
       layout == .headsFirst ? [b, h, tokens, width] : [b, tokens, h, width]
     }
     var numbers = Numbers(seed: 7)
     let make = { (shape: [Int]) -> Tensor in
-      let values = numbers.tensor(shape, dtype)
+      let values = numbers.tensor(shape, rounded ?? dtype).to(dtype: dtype, device: device)
       values.requiresGrad = true
       return values
     }
     let (q, k, v) = (make(shape(heads)), make(shape(keyHeads)), make(shape(keyHeads)))
     let beta = extras ? make([fold.count, heads]) : nil
     let biases = pattern.fold.modes.map { mode -> Tensor? in
-      guard extras else { return nil }
+      guard extras, self.biases else { return nil }
       return make(
         [mode.index % 2 == 0 ? heads : 1]
           + (support == .slidingCausal ? [mode.size] : [mode.size, mode.size]))
@@ -73,8 +79,8 @@ struct Trial: Sendable, CustomTestStringConvertible {
       queries: q, keys: k, values: v, pattern: pattern, beta: beta, modeBiases: biases,
       lengths: lengths, layout: layout, backend: backend)
     let finite = Tensor.select(lse.isFinite(), lse, lse.zerosLike())
-    let weights = numbers.tensor(output.shape, dtype)
-    let lseWeights = numbers.tensor(lse.shape, dtype)
+    let weights = numbers.tensor(output.shape, rounded ?? dtype).to(dtype: dtype, device: device)
+    let lseWeights = numbers.tensor(lse.shape, rounded ?? dtype).to(dtype: dtype, device: device)
     ((output * weights).sum() + (finite * lseWeights).sum()).backward()
     var results: [(String, [Double])] = [
       ("output", output.array(Double.self)), ("lse", finite.array(Double.self)),

@@ -1,0 +1,104 @@
+import AttentionCore
+import Folding
+import TensorizedAttention
+import Testing
+import Torch
+
+/// Whether a GPU is here that libtorch can use.
+private let hasGPU = Runtime.cudaDeviceCount > 0
+
+@Suite(.enabled(if: hasGPU, "no CUDA device: libtorch sees none"), .serialized)
+struct CUDATests {
+  static let trials: [Trial] = Support.allCases.flatMap { support in
+    [
+      Trial(
+        fold: [5, 13], support: support, normalization: .joint, rotary: Rotary(.mode), tokens: 63,
+        width: 32, biases: false),
+      Trial(
+        fold: [4, 4, 8], support: support, rotary: Rotary(.sequence, base: 500), heads: 6,
+        keyHeads: 2, tokens: 128, width: 128, lengths: [128, 13, 0, 77], layout: .tokensFirst,
+        biases: false),
+      Trial(
+        fold: [3, 100], support: support, normalization: .joint, rotary: Rotary(.mode),
+        tokens: 290, width: 64, lengths: [290, 111], biases: false),
+      Trial(fold: [2, 3, 2, 3], support: support, order: .highToLow, tokens: 31, width: 40),
+      Trial(
+        fold: [200, 3], support: support, normalization: .joint, heads: 2, keyHeads: 1,
+        tokens: 500, width: 256, biases: false),
+      Trial(fold: [4, 4], support: support, tokens: 1, width: 80, biases: false),
+    ]
+  }
+
+  private func error(_ found: [Double], _ expected: [Double]) -> Double {
+    zip(found, expected).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }.squareRoot()
+  }
+
+  @Test("f32 equals the f64 reference", arguments: trials)
+  func single(trial: Trial) {
+    // Three tf32 products keep about 21 bits, and the tensor cores truncate sums.
+    expectAgreement(
+      trial.run(.cuda, dtype: .float32, device: .cuda()),
+      trial.run(.reference, dtype: .float64, rounded: .float32), epsilon: 0x1p-21,
+      terms: Double(trial.tokens))
+  }
+
+  @Test(
+    "half types err at most twice what the same-type composition errs", arguments: trials,
+    [DType.bfloat16, .float16])
+  func half(trial: Trial, dtype: DType) {
+    let reference = trial.run(.reference, dtype: .float64, rounded: dtype)
+    let composed = trial.run(.composed, dtype: dtype, device: .cuda(), rounded: dtype)
+    let found = trial.run(.cuda, dtype: dtype, device: .cuda(), rounded: dtype)
+    let unit = dtype == .bfloat16 ? 0x1p-9 : 0x1p-12
+    for index in reference.indices {
+      let expected = reference[index].values
+      // Where the composition happens to be exact, one rounding of the result remains.
+      let size = expected.reduce(0) { $0 + $1 * $1 }.squareRoot()
+      let bound = 2 * error(composed[index].values, expected) + 2 * unit * size + 1e-6
+      let found = error(found[index].values, expected)
+      #expect(found <= bound, "\(reference[index].name): error \(found) exceeds \(bound)")
+    }
+  }
+
+  @Test("two runs agree bit by bit", arguments: trials)
+  func repeatable(trial: Trial) {
+    let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
+    let second = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
+    for (x, y) in zip(first, second) { #expect(x.values == y.values, "\(x.name)") }
+  }
+
+  @Test(
+    "steps and chunks equal the whole sequence",
+    arguments: trials.filter { $0.support.isCausal && $0.lengths == nil && $0.tokens > 40 },
+    [(DType.float32, 1e-4), (.bfloat16, 0.06)])
+  func decode(trial: Trial, precision: (dtype: DType, bound: Double)) {
+    var numbers = Numbers(seed: 3)
+    let make = { (heads: Int) in
+      numbers.tensor([2, heads, trial.tokens, trial.width], precision.dtype).to(.cuda())
+    }
+    let (q, k, v) = (make(trial.heads), make(trial.keyHeads), make(trial.keyHeads))
+    let beta = numbers.tensor([trial.fold.count, trial.heads], precision.dtype).to(.cuda())
+    let whole = tensorizedAttention(
+      queries: q, keys: k, values: v, pattern: trial.pattern, beta: beta, backend: .cuda
+    ).output
+    let cache = TensorizedAttentionCache(pattern: trial.pattern)
+    var start = 0
+    for count in [1, 1, 20, 7, 1, trial.tokens - 31, 1] {
+      let part = { (t: Tensor) in t.narrow(axis: 2, from: start, count: count) }
+      let rows = cache.attend(queries: part(q), keys: part(k), values: part(v), beta: beta)
+      let error = (rows - part(whole)).abs().max().item(Double.self)
+      #expect(error <= precision.bound, "tokens \(start)..<\(start + count): error \(error)")
+      start += count
+    }
+  }
+
+  @Test("what no kernel covers runs through composed")
+  func fallback() {
+    var trial = Self.trials[0]
+    trial.width = 24
+    expectAgreement(
+      trial.run(.cuda, dtype: .float32, device: .cuda()),
+      trial.run(.reference, dtype: .float64, rounded: .float32), epsilon: 0x1p-20,
+      terms: Double(trial.tokens))
+  }
+}
