@@ -30,10 +30,11 @@ public struct Reference<Scalar: ReferenceScalar>: Sendable {
     let (n, s) = (mode.size, mode.stride)
     switch problem.pattern.support {
     case .slidingCausal:
-      return (0..<n).map { t - $0 * s }.prefix { $0 >= 0 }.filter { $0 < length }
+      return (0..<min(n, t / s + 1)).map { t - $0 * s }.filter { $0 < length }
     case .block, .blockCausal:
       let own = problem.pattern.fold.coordinate(of: t, mode: mode.index)
-      let last = problem.pattern.support == .block ? n : own + 1
+      let room = own + (length - 1 - t) / s + 1
+      let last = problem.pattern.support == .block ? min(n, max(room, 0)) : own + 1
       return (0..<last).map { t + ($0 - own) * s }.filter { $0 < length }
     }
   }
