@@ -56,7 +56,8 @@ public struct PerplexityReport: Codable, Sendable, Hashable {
   ///   - contexts: the context lengths, each dividing the longest.
   ///   - tokens: the number of tokens, rounded down to a multiple of the longest context.
   ///   - shouldStop: asked after every batch.
-  /// - Throws: ``CorpusError`` if not one longest context fits, ``EvaluationError``.
+  /// - Throws: ``CorpusError`` if not one longest context fits, ``AttentionKindError`` if a fold has
+  ///   no place for it, ``EvaluationError``.
   public init(
     of model: Llama, name: String, text: [UInt8], contexts: [Int], tokens: Int,
     shouldStop: () -> Bool = { Interruption.isRequested }
@@ -66,6 +67,7 @@ public struct PerplexityReport: Codable, Sendable, Hashable {
     if let odd = contexts.first(where: { longest % $0 != 0 }) {
       throw EvaluationError.unevenContexts(odd, longest: longest)
     }
+    try model.configuration.attention.requireRoom(tokens: longest)
     let windows = try EvaluationWindows(text: text, tokens: tokens, longestContext: longest)
     self.name = name
     attention = model.configuration.attention.description

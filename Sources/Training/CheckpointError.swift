@@ -17,16 +17,17 @@ public enum CheckpointError: Error, Equatable, CustomStringConvertible {
     case .missing(let folder):
       return "Expected a checkpoint in \(folder), found none; train first, or name a run's folder."
     case .unreadable(let path, let reason):
-      return "Expected a complete checkpoint at \(path), but \(reason); "
-        + "delete it to fall back to the one before."
+      return "Expected a complete checkpoint at \(path), but found a problem: \(reason) "
+        + "Delete the step's folder to fall back to the one before."
     case .otherShapes(let path, let differences):
       let shown = differences.prefix(8).joined(separator: "; ")
       let rest = differences.count > 8 ? "; and \(differences.count - 8) more" : ""
       return "The checkpoint \(path) is of another model: \(shown)\(rest). "
         + "Use the configuration that it was trained with."
     case .notSaved(let path, let reason, let previous):
+      let reason = reason.hasSuffix(".") ? reason : reason + "."
       let kept = previous.map { "the checkpoint before, \($0), is complete" } ?? "there is none yet"
-      return "The checkpoint \(path) could not be saved: \(reason). As for earlier ones, \(kept). "
+      return "The checkpoint \(path) could not be saved: \(reason) As for earlier ones, \(kept). "
         + "Make room and run the same command again to continue."
     case .otherConfiguration(let folder, let differences):
       return "\(folder) holds a run with other settings (\(differences.joined(separator: "; "))). "

@@ -56,11 +56,12 @@ public final class TrainingRun {
 
   /// Begins a run in a folder, or continues the one that is there.
   ///
-  /// - Throws: ``ConfigurationError``, ``CorpusError``, ``CheckpointError``, also if the folder holds
-  ///   a run with another configuration.
+  /// - Throws: ``ConfigurationError``, ``CorpusError``, ``AttentionKindError``,
+  ///   ``CheckpointError``, also if the folder holds a run with another configuration.
   public init(_ configuration: RunConfiguration, corpus: Corpus, folder: String) throws {
     try configuration.validate()
     let training = configuration.training
+    try configuration.model.attention.requireRoom(tokens: training.context)
     self.configuration = configuration
     self.folder = folder
     sampler = try BatchSampler(

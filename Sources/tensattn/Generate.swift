@@ -6,7 +6,8 @@ import Training
 
 struct Generate: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Continues a text, printing every character as soon as it is drawn.")
+    abstract: "Continues a text, printing every character as soon as it is drawn.",
+    discussion: "Ends after the number of tokens asked for, or where the model ends the document.")
 
   @Option(help: "The folder of a training run.")
   var model: String
@@ -47,16 +48,18 @@ struct Generate: ParsableCommand {
     try compute.apply()
     let trained = try TrainedModel(folder: model)
     let tokenizer = ByteTokenizer()
+    let start = tokenizer.encode(prompt)
+    try trained.configuration.model.attention.requireRoom(tokens: start.count + tokens)
     let generator = TextGenerator(
-      model: trained.model, prompt: tokenizer.encode(prompt),
+      model: trained.model, prompt: start,
       sampling: Sampling(temperature: temperature, topK: topK, topP: topP, seed: seed))
     Interruption.install()
     var stream = UTF8Stream()
     let write = { (text: String) in FileHandle.standardOutput.write(Data(text.utf8)) }
     write(prompt)
     for token in generator.prefix(tokens) {
+      if token == Int(ByteTokenizer.endOfDocument) || Interruption.isRequested { break }
       write(stream.append(tokenizer.bytes(of: token)))
-      if Interruption.isRequested { break }
     }
     write(stream.finish() + "\n")
   }
