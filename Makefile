@@ -5,7 +5,7 @@ RELEASE = -c release $(SWIFT_FLAGS)
 SOURCES = Sources Tests Package.swift
 CPP = $(wildcard Sources/CTorch/*.cpp Sources/CTorch/*.h Sources/CTorch/include/*.h)
 
-.PHONY: setup build test demo bench lint format clean
+.PHONY: setup build test demo bench gpu-bundle lint format clean
 
 setup: ; @Scripts/setup
 
@@ -21,6 +21,9 @@ demo: build
 
 bench: build
 	.build/release/tensattn bench --device cpu
+
+# A folder for a bare machine with a GPU: see Documentation/CUDAKernels.md.
+gpu-bundle: setup ; @Scripts/gpu-bundle
 
 lint: setup
 	swift format lint --strict --recursive $(SOURCES)

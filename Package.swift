@@ -110,7 +110,8 @@ let package = Package(
     .target(
       name: "Evaluation",
       dependencies: [
-        "Models", "Text", "Training", .product(name: "TextTable", package: "TextTable"),
+        "AttentionCUDA", "Models", "Text", "Training",
+        .product(name: "TextTable", package: "TextTable"),
       ]),
     .executableTarget(
       name: "tensattn",

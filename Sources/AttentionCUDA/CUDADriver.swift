@@ -201,6 +201,16 @@ extension CUDADriver {
     return Int(result)
   }
 
+  /// A function of the driver that only some callers need.
+  func symbol<Function>(_ name: String, as type: Function.Type = Function.self) throws(CUDAError)
+    -> Function
+  {
+    guard let function = library.function(name, as: type) else {
+      throw .noDriver(detail: "\(library.name) lacks \(name)")
+    }
+    return function
+  }
+
   func check(_ code: Int32, _ call: @autoclosure () -> String) throws(CUDAError) {
     guard code != 0 else { return }
     var text: UnsafePointer<CChar>?

@@ -253,6 +253,21 @@ extension CUDAKernels {
   }
 }
 
+extension CUDAKernels {
+  /// Launches a kernel that does nothing: what any launch costs.
+  public func launchNothing(stream: CUDADriver.Stream) throws {
+    let plan = LaunchPlan(
+      file: "Reduce", entry: "nothing",
+      macros: [
+        "BETA=0", "BIAS=0", "CAUSAL=0", "D=64", "DTYPE=0", "JOINT=0", "ROTARY=0", "SLIDING=0",
+        "WARPS=1",
+      ], sharedMemory: 0, rows: 1, threads: 32, fiber: nil)
+    try driver.launch(
+      try function(plan, on: try driver.device()), grid: (1, 1), threads: 32, sharedMemory: 0,
+      stream: stream, parameters: Int32(0))
+  }
+}
+
 extension CUDAPassShape {
   /// Bytes of scratch memory that ``CUDAKernels/backward(_:_:stream:)`` needs: D(t) of every row and
   /// the partial sums of dβ.

@@ -56,7 +56,7 @@ extension CUDAElement {
 
 extension DeviceTensor {
   /// A tensor of four axes with contiguous channels, whose heads are axis 1 or 2.
-  init(_ tensor: Tensor, layout: Layout = .headsFirst) {
+  package init(_ tensor: Tensor, layout: Layout = .headsFirst) {
     let strides = tensor.strides
     let (head, token) = layout == .headsFirst ? (1, 2) : (2, 1)
     self.init(

@@ -9,7 +9,7 @@ import AttentionCUDA
 #endif
 
 /// The stream on which libtorch queues its work, so that kernels run in the order of the program.
-enum TorchStream {
+package enum TorchStream {
   private typealias Current =
     @convention(c) (
       Int32, UnsafeMutablePointer<UnsafeMutableRawPointer?>
@@ -26,7 +26,7 @@ enum TorchStream {
   /// The current stream of a device.
   ///
   /// - Throws: ``BackendError`` if the libtorch that is loaded knows no CUDA.
-  static func current(device: Int) throws -> CUDADriver.Stream {
+  package static func current(device: Int) throws -> CUDADriver.Stream {
     var stream: UnsafeMutableRawPointer?
     guard let current, current(Int32(device), &stream) == 0 else {
       throw BackendError(

@@ -60,7 +60,8 @@ struct CUDATests {
     }
   }
 
-  @Test("two runs agree bit by bit", arguments: trials)
+  // Gradients of mode biases come from the composition, whose index sums libtorch leaves unordered.
+  @Test("two runs agree bit by bit", arguments: trials.filter { !$0.biases })
   func repeatable(trial: Trial) {
     let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
     let second = trial.run(.cuda, dtype: .bfloat16, device: .cuda())

@@ -17,3 +17,6 @@ extern "C" __global__ void reducePartials(const __grid_constant__ Reduction p) {
   }
   if (threadIdx.x == 0) p.out[blockIdx.x] = (float)sums[0];
 }
+
+// What a launch costs.
+extern "C" __global__ void nothing(int) {}
