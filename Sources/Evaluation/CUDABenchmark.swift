@@ -13,9 +13,11 @@ import Torch
 public struct CUDABenchmark {
   /// One problem.
   public struct Problem: Sendable {
-    /// N, H and D; B is 1 and G equals H.
+    /// N, of one sequence.
     public var tokens: Int
+    /// H, and as many key heads.
     public var heads: Int
+    /// D.
     public var width = 128
     /// What is attended with.
     public var pattern: AttentionPattern
