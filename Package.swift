@@ -122,7 +122,8 @@ let package = Package(
     .testTarget(name: "FoldingTests", dependencies: ["Folding"]),
     .testTarget(name: "AttentionCPUTests", dependencies: ["AttentionCPU"]),
     .testTarget(name: "AttentionCUDATests", dependencies: ["AttentionCUDA"]),
-    .testTarget(name: "TensorizedAttentionTests", dependencies: ["TensorizedAttention"]),
+    .testTarget(
+      name: "TensorizedAttentionTests", dependencies: ["TensorizedAttention", "TestSupport"]),
     .testTarget(name: "TorchTests", dependencies: ["Torch"]),
     .target(name: "TestSupport", dependencies: ["Torch"], path: "Tests/TestSupport"),
     .testTarget(name: "TextTests", dependencies: ["Text", "TestSupport"]),

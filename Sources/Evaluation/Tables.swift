@@ -10,11 +10,11 @@ func megabytes(_ bytes: Int?) -> String {
   bytes.map { String(format: "%.0f MB", Double($0) / 1e6) } ?? "n/a"
 }
 
-/// A table with right-aligned columns after the first.
-func table(_ header: [String], _ rows: [[String]]) -> String {
+/// A table with right-aligned columns after the first, or after the first few.
+func table(_ header: [String], _ rows: [[String]], leftAligned: Int = 1) -> String {
   let columns = header.indices.map { index in
     { (row: [String]) in
-      Column(title: header[index], value: row[index], align: index == 0 ? .left : .right)
+      Column(title: header[index], value: row[index], align: index < leftAligned ? .left : .right)
     }
   }
   return TextTable<[String]> { row in columns.map { $0(row) } }.string(for: rows) ?? ""

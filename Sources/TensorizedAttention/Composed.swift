@@ -42,15 +42,18 @@ private struct ComposedPass {
   /// Whether a window of keys begins one window earlier.
   let looksBack: Bool
   let wantsLogSumExp: Bool
+  /// The tokens between neighbors of a line; where every line has one token, the number of lines.
+  let stride: Int
 
   init(_ call: AttentionCall, mode: Mode, wantsLogSumExp: Bool) {
     self.wantsLogSumExp = wantsLogSumExp
     self.call = call
     self.mode = mode
+    stride = min(mode.stride, max(call.shape.tokens, 1))
     let longest = (call.shape.tokens + mode.stride - 1) / mode.stride
     switch call.pattern.support {
     case .block, .blockCausal:
-      window = mode.index == 1 ? longest : mode.size
+      window = mode.index == 1 ? longest : min(mode.size, longest)
       places = window
       looksBack = false
     case .slidingCausal:
@@ -61,7 +64,7 @@ private struct ComposedPass {
   }
 
   /// The tokens of one group of lines: a residue class for the sliding support, a block otherwise.
-  private var tokensPerGroup: Int { places * mode.stride }
+  private var tokensPerGroup: Int { places * stride }
   private var groups: Int {
     max(1, (call.shape.tokens + tokensPerGroup - 1) / max(tokensPerGroup, 1))
   }
@@ -116,15 +119,15 @@ private struct ComposedPass {
   private func lines(_ rows: Tensor) -> Tensor {
     let (b, h, n, c) = (rows.size(0), rows.size(1), rows.size(2), rows.size(3))
     let whole = n == paddedTokens ? rows : rows.pad([0, 0, 0, paddedTokens - n])
-    return whole.reshape([b, h, groups, places, mode.stride, c])
+    return whole.reshape([b, h, groups, places, stride, c])
       .transpose(3, 4)
-      .reshape([b, h, groups * mode.stride, places / window, window, c])
+      .reshape([b, h, groups * stride, places / window, window, c])
   }
 
   /// `[B, H, L, W, P, C]` back to `[B, H, N, C]`.
   private func sequence(_ lines: Tensor) -> Tensor {
     let (b, h, c) = (lines.size(0), lines.size(1), lines.size(5))
-    let rows = lines.reshape([b, h, groups, mode.stride, places, c])
+    let rows = lines.reshape([b, h, groups, stride, places, c])
       .transpose(3, 4)
       .reshape([b, h, paddedTokens, c])
     return paddedTokens == call.shape.tokens

@@ -6,6 +6,7 @@ struct TensAttn: ParsableCommand {
     commandName: "tensattn",
     abstract: "Tensorized attention: long sequences at a cost of Σ n_k keys a token.",
     subcommands: [
-      Train.self, Perplexity.self, Generate.self, Plot.self, DemoCommand.self, Bench.self,
+      Attend.self, Check.self, Bench.self, Train.self, Perplexity.self, Generate.self, Plot.self,
+      DemoCommand.self,
     ])
 }
