@@ -153,7 +153,7 @@ import Torch
   ]
 
   @Test(
-    "tensors that do not fit are refused in a sentence, and nothing is written", arguments: allFaults)
+    "tensors that do not fit are refused, and nothing is written", arguments: allFaults)
   func faults(fault: Fault) throws {
     var tensors = Self.tensors()
     fault.spoil(&tensors)
