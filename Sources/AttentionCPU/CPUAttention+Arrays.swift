@@ -51,7 +51,7 @@ private struct ProblemMemory {
       queries: queries.rows(shape, heads: shape.heads, layout).reading,
       keys: keys.rows(shape, heads: shape.keyHeads, layout).reading,
       values: values.rows(shape, heads: shape.keyHeads, layout).reading,
-      beta: beta.map { UnsafePointer($0.base) },
+      beta: beta.map { UnsafePointer($0.base) }, betaStride: shape.heads,
       biases: biases.map { bias in
         bias.map { BiasPointer($0.memory.base, isPerHead: $0.isPerHead) }
       })

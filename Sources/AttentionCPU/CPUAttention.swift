@@ -29,20 +29,23 @@ public struct AttentionInputs {
   public var keys: Rows<Float>
   /// v, G heads.
   public var values: Rows<Float>
-  /// β, `[m, H]` contiguous.
+  /// β, `[m, H]`, heads next to each other.
   public var beta: UnsafePointer<Float>?
+  /// The distance between the β of two modes.
+  public var betaStride: Int
   /// The bias of mode k at index k − 1.
   public var biases: [BiasPointer?]
 
   /// Collects the inputs.
   public init(
     queries: Rows<Float>, keys: Rows<Float>, values: Rows<Float>,
-    beta: UnsafePointer<Float>? = nil, biases: [BiasPointer?] = []
+    beta: UnsafePointer<Float>? = nil, betaStride: Int = 0, biases: [BiasPointer?] = []
   ) {
     self.queries = queries
     self.keys = keys
     self.values = values
     self.beta = beta
+    self.betaStride = betaStride
     self.biases = biases
   }
 }
@@ -82,6 +85,10 @@ private func allocate(_ count: Int, _ fill: Float?) -> UnsafeMutablePointer<Floa
 }
 
 /// The operator through the SIMD kernels.
+///
+/// All passes run over one slice of heads after the other, so that the q, k and u that a pass read
+/// are still in the shared cache when the next pass wants them: strided rows from memory cost more
+/// than the products do.
 ///
 /// Results are bitwise the same for any executor. Memory beyond the output: one `[B, H, N, D]`
 /// buffer forward (none at order 1), ``SavedPasses`` and two
@@ -139,7 +146,7 @@ public struct CPUAttention: Sendable {
     return PassArguments(
       shape: shape, mode: mode, support: pattern.support, scale: scale,
       angles: RotaryAngles(pattern.rotary, mode: mode, width: shape.width),
-      beta: mode.isLowest ? nil : inputs.beta.map { $0 + (mode.index - 1) * shape.heads },
+      beta: mode.isLowest ? nil : inputs.beta.map { $0 + (mode.index - 1) * inputs.betaStride },
       bias: bias?.values,
       biasHeadStride: bias?.isPerHead == true ? pattern.biasCount(mode) : 0)
   }
@@ -170,6 +177,18 @@ public struct CPUAttention: Sendable {
     output: MutableRows<Float>, logSumExp: UnsafeMutablePointer<Float>
   ) {
     validate(pattern, shape)
+    for slice in slices(shape) {
+      forwardSlice(
+        pattern, slice.shape, scale: scale, inputs: inputs.slice(slice, pattern),
+        output: output.advanced(batch: slice.batch, head: slice.head),
+        logSumExp: logSumExp + slice.firstRow)
+    }
+  }
+
+  private func forwardSlice(
+    _ pattern: AttentionPattern, _ shape: AttentionShape, scale: Float, inputs: AttentionInputs,
+    output: MutableRows<Float>, logSumExp: UnsafeMutablePointer<Float>
+  ) {
     let count = shape.batch * shape.heads * shape.tokens
     let order = pattern.fold.order
     // Running values alternate between one buffer and the output so that the last pass ends there.
@@ -212,6 +231,18 @@ public struct CPUAttention: Sendable {
       "Order \(pattern.fold.order) saves \(pattern.fold.order - 1) running values and "
         + "\(pattern.fold.order) log-sum-exps, got memory for \(saved.values.count) and "
         + "\(saved.logSumExps.count).")
+    for slice in slices(shape) {
+      forwardSlice(
+        pattern, slice.shape, scale: scale, inputs: inputs.slice(slice, pattern),
+        output: output.advanced(batch: slice.batch, head: slice.head),
+        saving: saved.slice(slice))
+    }
+  }
+
+  private func forwardSlice(
+    _ pattern: AttentionPattern, _ shape: AttentionShape, scale: Float, inputs: AttentionInputs,
+    output: MutableRows<Float>, saving saved: SavedPasses
+  ) {
     var values = inputs.values
     var carried: UnsafePointer<Float>?
     for (index, mode) in pattern.chain.enumerated() {
@@ -242,7 +273,7 @@ public struct CPUAttention: Sendable {
     public var keys: MutableRows<Float>
     /// dv, written.
     public var values: MutableRows<Float>
-    /// dβ, `[m, H]`; all rows but the lowest mode's are written.
+    /// dβ, `[m, H]`, laid out as β; all rows but the lowest mode's are written.
     public var beta: UnsafeMutablePointer<Float>?
     /// The gradient of the bias of mode k at index k − 1, in its shape; written.
     public var biases: [UnsafeMutablePointer<Float>?]
@@ -269,6 +300,29 @@ public struct CPUAttention: Sendable {
     saved: SavedPasses, output: Rows<Float>, gradients: GradientRows
   ) {
     validate(pattern, shape)
+    for mode in pattern.fold.modes where !mode.isLowest {
+      gradients.beta.map { $0 + (mode.index - 1) * shape.heads }?
+        .update(repeating: 0, count: shape.heads)
+    }
+    for (index, mode) in pattern.fold.modes.enumerated() {
+      guard let bias = inputs.biases.indices.contains(index) ? inputs.biases[index] : nil,
+        gradients.biases.indices.contains(index)
+      else { continue }
+      gradients.biases[index]?.update(
+        repeating: 0, count: pattern.biasCount(mode) * (bias.isPerHead ? shape.heads : 1))
+    }
+    for slice in slices(shape) {
+      backwardSlice(
+        pattern, slice.shape, scale: scale, inputs: inputs.slice(slice, pattern),
+        saved: saved.slice(slice), output: output.advanced(batch: slice.batch, head: slice.head),
+        gradients: gradients.slice(slice, pattern, inputs))
+    }
+  }
+
+  private func backwardSlice(
+    _ pattern: AttentionPattern, _ shape: AttentionShape, scale: Float, inputs: AttentionInputs,
+    saved: SavedPasses, output: Rows<Float>, gradients: GradientRows
+  ) {
     let count = shape.batch * shape.heads * shape.tokens
     let order = pattern.fold.order
     let isJoint = pattern.normalization == .joint
@@ -303,7 +357,7 @@ public struct CPUAttention: Sendable {
           keysGradient: gradients.keys, valuesGradient: target,
           carriedGradient: carriedGradient,
           betaGradient: mode.isLowest
-            ? nil : gradients.beta.map { $0 + (mode.index - 1) * shape.heads },
+            ? nil : gradients.beta.map { $0 + (mode.index - 1) * inputs.betaStride },
           biasGradient: bias))
       du = target.reading
       dlse = carriedGradient.map { UnsafePointer($0) }

@@ -85,8 +85,8 @@ public struct ForwardRows {
 
 /// The rows of a backward pass. All sequences are whole: queries cover 0 ..< N.
 ///
-/// Log-sum-exps and their gradients are contiguous `[B, H, N]`. Gradients of queries and keys are
-/// added to what is there, the others are written.
+/// Log-sum-exps and their gradients are contiguous `[B, H, N]`. Gradients of queries,
+/// keys, β and bias are added to what is there, the others are written.
 public struct BackwardRows {
   /// q, H heads.
   public var queries: Rows<Float>
@@ -114,9 +114,9 @@ public struct BackwardRows {
   public var valuesGradient: MutableRows<Float>
   /// dℓ, written, in joint normalization.
   public var carriedGradient: UnsafeMutablePointer<Float>?
-  /// dβ_k, one for each query head, written.
+  /// dβ_k, one for each query head, added to.
   public var betaGradient: UnsafeMutablePointer<Float>?
-  /// The gradient of the mode bias in its own shape, written.
+  /// The gradient of the mode bias in its own shape, added to.
   public var biasGradient: UnsafeMutablePointer<Float>?
 
   /// Collects the rows of a pass.

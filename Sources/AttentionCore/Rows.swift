@@ -28,6 +28,13 @@ public struct Rows<Element> {
   public func row(_ batch: Int, _ head: Int, _ token: Int) -> UnsafePointer<Element> {
     base + (batch * batchStride + head * headStride + token * tokenStride)
   }
+
+  /// The same rows from another sequence and head on.
+  public func advanced(batch: Int, head: Int) -> Rows {
+    Rows(
+      row(batch, head, 0), batchStride: batchStride, headStride: headStride,
+      tokenStride: tokenStride)
+  }
 }
 
 /// Rows of D channels that can be written; see ``Rows``.
@@ -56,6 +63,13 @@ public struct MutableRows<Element> {
   @inlinable
   public func row(_ batch: Int, _ head: Int, _ token: Int) -> UnsafeMutablePointer<Element> {
     base + (batch * batchStride + head * headStride + token * tokenStride)
+  }
+
+  /// The same rows from another sequence and head on.
+  public func advanced(batch: Int, head: Int) -> MutableRows {
+    MutableRows(
+      row(batch, head, 0), batchStride: batchStride, headStride: headStride,
+      tokenStride: tokenStride)
   }
 
   /// The same rows, to be read.

@@ -86,7 +86,7 @@ final class GradientSums {
     bias.map { $0 + task * layout.count }
   }
 
-  /// Adds the partial sums in their fixed order.
+  /// Adds the partial sums in their fixed order to what is there.
   func reduce(_ plan: WorkPlan, into rows: BackwardRows) {
     if let beta, let target = rows.betaGradient {
       var sums = [Double](repeating: 0, count: plan.heads * group)
@@ -94,13 +94,13 @@ final class GradientSums {
         let head = plan.head(index) * group
         for i in 0..<group { sums[head + i] += beta[index * group + i] }
       }
-      for (head, sum) in sums.enumerated() { target[head] = Float(sum) }
+      for (head, sum) in sums.enumerated() { target[head] += Float(sum) }
     }
     if let bias, let target = rows.biasGradient {
       layout.forEach { outer, inner in
         var sum: Double = 0
         for task in 0..<tasks { sum += Double(bias[task * layout.count + inner]) }
-        target[outer] = Float(sum)
+        target[outer] += Float(sum)
       }
     }
   }

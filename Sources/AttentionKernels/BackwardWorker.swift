@@ -32,6 +32,10 @@ struct BackwardWorker: ~Copyable {
   private let du: UnsafeMutablePointer<Float>
   /// D of every query that the unit meets, counted from its origin.
   private let corrections: UnsafeMutablePointer<Float>
+  /// Of the six rows of a tile: ℓ'·log2(e), D, and the sums of dz.
+  private let shifts: UnsafeMutablePointer<Float>
+  private let rowCorrections: UnsafeMutablePointer<Float>
+  private let totals: UnsafeMutablePointer<Float>
 
   init(
     _ arguments: PassArguments, _ rows: BackwardRows, bias: BiasRows?, rotary: RotaryRows?,
@@ -62,6 +66,17 @@ struct BackwardWorker: ~Copyable {
     dk = scratch.take(unit * paddedWidth)
     du = scratch.take(unit * paddedWidth)
     corrections = scratch.take(reach + 64)
+    shifts = scratch.take(tileRows)
+    rowCorrections = scratch.take(tileRows)
+    totals = scratch.take(tileRows)
+    // Rows beyond a tile's last query see nothing, whatever these say; they must be finite.
+    shifts.update(repeating: 0, count: tileRows)
+    rowCorrections.update(repeating: 0, count: tileRows)
+    // Columns that the mask hides still enter a product with their weight 0: they must be finite.
+    k.update(repeating: 0, count: block * paddedWidth)
+    u.update(repeating: 0, count: block * paddedWidth)
+    q.update(repeating: 0, count: block * paddedWidth)
+    upstream.update(repeating: 0, count: block * paddedWidth)
   }
 
   /// All gradients of a unit's places, for every query head that shares its key head.
@@ -115,11 +130,9 @@ struct BackwardWorker: ~Copyable {
       let row = tile - queries.lowerBound
       let seen = line.keys(of: six).within(keys)
       products(row: row, seen: seen)
-      for (i, place) in six.enumerated() {
-        differentiate(
-          line, head: head, place: place, keys: keys, row: row + i, seen: vectors(seen),
-          ownsQueries: ownsQueries, betaSum: &betaSum)
-      }
+      differentiate(
+        line, head: head, queries: six, keys: keys, row: row, columns: vectors(seen),
+        ownsQueries: ownsQueries, betaSum: &betaSum)
       if ownsQueries, !seen.isEmpty {
         multiplyRowsAdding(
           dz + row * Block.blockSize + seen.lowerBound, aRow: Block.blockSize,
@@ -143,56 +156,78 @@ struct BackwardWorker: ~Copyable {
       into: dz + row * Block.blockSize, sRow: Block.blockSize)
   }
 
-  /// Turns one row of products into p and dz; 0 wherever the query sees no key.
+  /// Turns six rows of products into p and dz; 0 wherever a query sees no key.
   private func differentiate(
-    _ line: Line, head: Int, place: Int, keys: Range<Int>, row: Int, seen: Range<Int>,
+    _ line: Line, head: Int, queries: Range<Int>, keys: Range<Int>, row: Int,
+    columns: Range<Int>, ownsQueries: Bool, betaSum: inout Double
+  ) {
+    let stride = Block.blockSize
+    let (weights, gradients) = (p + row * stride, dz + row * stride)
+    for i in 0..<queries.count {
+      for tile in [weights, gradients] {
+        clear(tile + i * stride, 0..<columns.lowerBound)
+        clear(tile + i * stride, columns.upperBound..<stride)
+      }
+    }
+    guard !columns.isEmpty else { return }
+    let index =
+      (line.unit.sequence * arguments.shape.heads + head) * arguments.shape.tokens
+    adjust(line, head: head, queries: queries, keys: keys, weights, columns, index: index)
+    for (i, place) in queries.enumerated() {
+      // A row without keys has ℓ' = −∞ and weights 0: exp2(z − ∞).
+      let lse = rows.logSumExp[index + line.token(place)]
+      shifts[i] = lse == -.infinity ? .infinity : lse * log2e
+      rowCorrections[i] = corrections[place - line.origin]
+    }
+    let bounds = TileBounds(queries, keys: keys, fibers: line.fibers, keyCount: line.keyCount)
+    for half in [0, 3] {
+      differentiateRows(
+        weights + half * stride, gradients + half * stride, stride: stride, columns: columns,
+        bounds: bounds, half: half, shifts: shifts + half, corrections: rowCorrections + half,
+        totals: totals + half)
+    }
+    collect(
+      line, head: head, queries: queries, keys: keys, gradients, columns, index: index,
+      ownsQueries: ownsQueries, betaSum: &betaSum)
+  }
+
+  /// Adds β and the mode bias and puts the diagonal right, where there are any.
+  private func adjust(
+    _ line: Line, head: Int, queries: Range<Int>, keys: Range<Int>,
+    _ weights: UnsafeMutablePointer<Float>, _ columns: Range<Int>, index: Int
+  ) {
+    let beta = arguments.beta?[head] ?? 0
+    guard beta != 0 || bias != nil || rows.carried != nil else { return }
+    for (i, place) in queries.enumerated() {
+      adjustLogits(
+        weights + i * Block.blockSize, columns, beta: beta,
+        bias: bias?.row(head: head, place: place), keys: keys, place: place,
+        carried: rows.carried?[index + line.token(place)])
+    }
+  }
+
+  /// Takes from dz what is not for q and k: the joint diagonal, dβ and the gradient of the bias.
+  private func collect(
+    _ line: Line, head: Int, queries: Range<Int>, keys: Range<Int>,
+    _ gradients: UnsafeMutablePointer<Float>, _ columns: Range<Int>, index: Int,
     ownsQueries: Bool, betaSum: inout Double
   ) {
-    let weights = p + row * Block.blockSize
-    let gradients = dz + row * Block.blockSize
-    let visible = line.keys(of: place..<place + 1).within(keys)
-    let inner = visible.isEmpty ? 0..<0 : vectors(visible)
-    for row in [weights, gradients] {
-      clear(row, 0..<inner.lowerBound)
-      clear(row, inner.upperBound..<Block.blockSize)
-    }
-    guard !visible.isEmpty else { return }
-    let token = line.token(place)
-    let index = (line.unit.sequence * arguments.shape.heads + head) * arguments.shape.tokens + token
-    adjustLogits(
-      weights, inner, beta: arguments.beta?[head] ?? 0,
-      bias: bias?.row(head: head, place: place), keys: keys, place: place,
-      carried: rows.carried?[index])
-    maskEdges(weights, from: visible.lowerBound, to: visible.upperBound)
-    // A row without keys has ℓ' = −∞ and weights 0: exp2(z − ∞).
-    let lse = rows.logSumExp[index]
-    let shift = Lanes(repeating: lse == -.infinity ? .infinity : lse * log2e)
-    let correction = Lanes(repeating: corrections[place - line.origin])
-    var total = Lanes.zero
-    var j = inner.lowerBound
-    while j < inner.upperBound {
-      let weight = exp2(load(weights + j) - shift)
-      let gradient = weight * (load(gradients + j) - correction)
-      store(weight, weights + j)
-      store(gradient, gradients + j)
-      total += gradient
-      j += laneCount
-    }
-    let holdsDiagonal = keys.contains(place)
-    let diagonal = holdsDiagonal ? gradients[place - keys.lowerBound] : 0
-    if holdsDiagonal, let carriedGradient = rows.carriedGradient {
-      // The diagonal logit was ℓ, not a product of q and k.
-      if ownsQueries { carriedGradient[index] = diagonal }
-      gradients[place - keys.lowerBound] = 0
-    }
-    guard ownsQueries else { return }
-    betaSum += Double(sum(total)) - Double(diagonal)
-    if let biasSums {
+    for (i, place) in queries.enumerated() {
+      let gradient = gradients + i * Block.blockSize
+      let holdsDiagonal = keys.contains(place)
+      let diagonal = holdsDiagonal ? gradient[place - keys.lowerBound] : 0
+      if holdsDiagonal, let carriedGradient = rows.carriedGradient {
+        // The diagonal logit was ℓ, not a product of q and k.
+        if ownsQueries { carriedGradient[index + line.token(place)] = diagonal }
+        gradient[place - keys.lowerBound] = 0
+      }
+      guard ownsQueries else { continue }
+      betaSum += Double(totals[i]) - Double(diagonal)
+      guard let biasSums else { continue }
       let target = biasSums + biasLayout.offset(head: head, place: place) + keys.lowerBound
-      j = inner.lowerBound
-      while j < inner.upperBound {
-        store(load(target + j) + load(gradients + j), target + j)
-        j += laneCount
+      let seen = vectors(line.keys(of: place..<place + 1).within(keys))
+      for j in Swift.stride(from: seen.lowerBound, to: seen.upperBound, by: laneCount) {
+        store(load(target + j) + load(gradient + j), target + j)
       }
     }
   }

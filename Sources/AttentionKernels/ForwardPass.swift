@@ -64,6 +64,10 @@ private struct ForwardWorker: ~Copyable {
   let l: UnsafeMutablePointer<Float>
   /// V factors by which older sums shrink.
   let factors: UnsafeMutablePointer<Float>
+  /// V maxima of the six rows of a tile, what their logits are taken relative to, and sums.
+  let tops: UnsafeMutablePointer<Float>
+  let references: UnsafeMutablePointer<Float>
+  let sums: UnsafeMutablePointer<Float>
 
   init(_ arguments: PassArguments, _ rows: ForwardRows, bias: BiasRows?, rotary: RotaryRows?) {
     self.arguments = arguments
@@ -72,10 +76,10 @@ private struct ForwardWorker: ~Copyable {
     self.rotary = rotary
     width = arguments.shape.width
     paddedWidth = padded(width)
-    let most = ForwardPass.largestUnit + tileRows
+    let most = ForwardPass.largestUnit + tileRows + laneCount
     let block = ForwardPass.blockKeys
     scratch = Scratch(
-      floats: (2 * most + 3 * block) * paddedWidth + tileRows * block + 3 * most + 64)
+      floats: (2 * most + 3 * block) * paddedWidth + tileRows * block + 3 * most + 128)
     q = scratch.take(most * paddedWidth)
     o = scratch.take(most * paddedWidth)
     k = scratch.take(block * paddedWidth)
@@ -85,6 +89,11 @@ private struct ForwardWorker: ~Copyable {
     m = scratch.take(most)
     l = scratch.take(most)
     factors = scratch.take(laneCount)
+    tops = scratch.take(laneCount)
+    references = scratch.take(laneCount)
+    sums = scratch.take(laneCount)
+    tops.update(repeating: -.infinity, count: laneCount)
+    sums.update(repeating: 0, count: laneCount)
   }
 
   mutating func run(_ unit: Unit, fibers: Fibers) {
@@ -174,67 +183,50 @@ private struct ForwardWorker: ~Copyable {
   }
 
   /// Turns six rows of scores into weights relative to the new maxima, over whole vectors of columns.
+  ///
+  /// The six rows go through each step together: their sums are independent, and the short loops
+  /// over columns end at the same place for all of them.
   private func softmax(
     _ unit: Unit, queries: Range<Int>, keys: Range<Int>, row: Int, columns: Range<Int>,
     fibers: Fibers, keyCount: Int
   ) {
-    factors.update(repeating: 1, count: laneCount)
+    let bounds = TileBounds(queries, keys: keys, fibers: fibers, keyCount: keyCount)
+    adjust(unit, queries: queries, keys: keys, columns: columns)
+    let stride = ForwardPass.blockKeys
+    maskAndMaximize(s, stride: stride, columns: columns, bounds: bounds, half: 0, into: tops)
+    maskAndMaximize(
+      s + 3 * stride, stride: stride, columns: columns, bounds: bounds, half: 3, into: tops)
+    // Lanes from 6 on hold −∞ and 0 and leave the next rows' m and l as they are.
+    let old = load(m + row)
+    let top = larger(old, load(tops))
+    // A row of −∞ alone keeps the weights 0: exp2(−∞ − 0).
+    let reference = top.replacing(
+      with: Lanes.zero, where: top .== Lanes(repeating: -.infinity))
+    let factor = exp2(old - reference)
+    store(reference, references)
+    store(top, m + row)
+    store(factor, factors)
+    exponentiate(s, stride: stride, columns: columns, references: references, sums: sums)
+    exponentiate(
+      s + 3 * stride, stride: stride, columns: columns, references: references + 3,
+      sums: sums + 3)
+    store(load(sums).addingProduct(load(l + row), factor), l + row)
+  }
+
+  /// Adds β and the mode bias and puts the diagonal right, where there are any.
+  private func adjust(
+    _ unit: Unit, queries: Range<Int>, keys: Range<Int>, columns: Range<Int>
+  ) {
     let beta = arguments.beta?[unit.head] ?? 0
+    guard beta != 0 || bias != nil || rows.carried != nil else { return }
     let carried = rows.carried.map { $0 + lsePointer(unit) }
     for (i, place) in queries.enumerated() {
-      let score = s + i * ForwardPass.blockKeys
-      let visible = fibers.keys(of: place, count: keyCount).within(keys)
-      guard !visible.isEmpty else {
-        clear(score, columns)
-        continue
-      }
-      let inner = vectors(visible)
       adjustLogits(
-        score, inner, beta: beta, bias: bias?.row(head: unit.head, place: place),
-        keys: keys, place: place, carried: carried.map { $0[queryToken(unit, place)] })
-      maskEdges(score, from: visible.lowerBound, to: visible.upperBound)
-      let top = max(m[row + i], maximum(score, inner))
-      // A row of −∞ alone keeps the weights 0: exp2(−∞ − 0).
-      let reference = top == -.infinity ? 0 : top
-      factors[i] = m[row + i] - reference
-      m[row + i] = top
-      clear(score, columns.lowerBound..<inner.lowerBound)
-      clear(score, inner.upperBound..<columns.upperBound)
-      l[row + i] = l[row + i] * exponential(factors[i]) + exponentials(score, inner, reference)
-      factors[i] = exponential(factors[i])
+        s + i * ForwardPass.blockKeys, columns, beta: beta,
+        bias: bias?.row(head: unit.head, place: place), keys: keys, place: place,
+        carried: carried.map { $0[queryToken(unit, place)] })
     }
   }
-
-  @inline(__always)
-  private func maximum(_ score: UnsafeMutablePointer<Float>, _ columns: Range<Int>) -> Float {
-    var top = load(score + columns.lowerBound)
-    var j = columns.lowerBound + laneCount
-    while j < columns.upperBound {
-      top = larger(top, load(score + j))
-      j += laneCount
-    }
-    return largest(top)
-  }
-
-  /// exp2(score − reference) in place; returns the sum.
-  @inline(__always)
-  private func exponentials(
-    _ score: UnsafeMutablePointer<Float>, _ columns: Range<Int>, _ reference: Float
-  ) -> Float {
-    let shift = Lanes(repeating: reference)
-    var total = Lanes.zero
-    var j = columns.lowerBound
-    while j < columns.upperBound {
-      let weight = exp2(load(score + j) - shift)
-      store(weight, score + j)
-      total += weight
-      j += laneCount
-    }
-    return sum(total)
-  }
-
-  @inline(__always)
-  private func exponential(_ x: Float) -> Float { exp2(Lanes(repeating: x))[0] }
 
   private func writeRows(_ unit: Unit, places: Range<Int>) {
     for (row, place) in places.enumerated() {

@@ -11,29 +11,29 @@
 /// V, the number of floats in a vector.
 let laneCount = Lanes.scalarCount
 
-@inline(__always)
+@_transparent
 func load(_ pointer: UnsafePointer<Float>) -> Lanes {
   UnsafeRawPointer(pointer).loadUnaligned(as: Lanes.self)
 }
 
-@inline(__always)
+@_transparent
 func load(_ pointer: UnsafeMutablePointer<Float>) -> Lanes {
   UnsafeRawPointer(pointer).loadUnaligned(as: Lanes.self)
 }
 
-@inline(__always)
+@_transparent
 func store(_ value: Lanes, _ pointer: UnsafeMutablePointer<Float>) {
   UnsafeMutableRawPointer(pointer).storeBytes(of: value, as: Lanes.self)
 }
 
 /// The larger of each pair of lanes. The standard library's pointwiseMax goes lane by lane.
-@inline(__always)
+@_transparent
 func larger(_ a: Lanes, _ b: Lanes) -> Lanes {
   a.replacing(with: b, where: a .< b)
 }
 
 /// 0, 1, …, V − 1.
-@inline(__always)
+@_transparent
 func laneIndices() -> IntLanes {
   #if AVX512
     IntLanes(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
@@ -43,7 +43,7 @@ func laneIndices() -> IntLanes {
 }
 
 /// The sum of the lanes, by halves.
-@inline(__always)
+@_transparent
 func sum(_ v: Lanes) -> Float {
   #if AVX512
     let eight = v.lowHalf + v.highHalf
@@ -56,7 +56,7 @@ func sum(_ v: Lanes) -> Float {
 }
 
 /// The largest lane, by halves.
-@inline(__always)
+@_transparent
 func largest(_ v: Lanes) -> Float {
   #if AVX512
     let low = v.lowHalf
@@ -78,7 +78,7 @@ func largest(_ v: Lanes) -> Float {
 ///
 /// x = n + f with |f| ≤ ½: adding 1.5·2²³ leaves n in the low bits of the sum, from where a shift
 /// brings it into the exponent. 2^f is a minimax polynomial of degree 6 with relative error 2·10⁻⁹.
-@inline(__always)
+@_transparent
 func exp2(_ x: Lanes) -> Lanes {
   let rounder = Lanes(repeating: 12_582_912)
   let lowest = Lanes(repeating: -126)
@@ -98,7 +98,7 @@ func exp2(_ x: Lanes) -> Lanes {
 }
 
 /// (a0 b0 a1 b1 …) and its second half: one step of a transposition.
-@inline(__always)
+@_transparent
 func interleave(_ a: Lanes, _ b: Lanes) -> (low: Lanes, high: Lanes) {
   #if AVX512
     (

@@ -1,4 +1,5 @@
 import AttentionCore
+import Folding
 
 // What stands between a row of products ⟨q, k⟩·scale·log2(e) and the logits of a pass, shared by the
 // forward and the backward sweep. Columns are counted from the first key of the block.
@@ -38,20 +39,148 @@ func adjustLogits(
   if holdsDiagonal { score[diagonal] = carried.map { $0 * log2e } ?? own }
 }
 
-/// Sets the columns outside from ..< to, in the vectors that hold its ends, to −∞.
-@inline(__always)
-func maskEdges(_ score: UnsafeMutablePointer<Float>, from: Int, to: Int) {
-  let hidden = Lanes(repeating: -.infinity)
-  if from % laneCount != 0 {
-    let j = from / laneCount * laneCount
-    let limit = IntLanes(repeating: Int32(truncatingIfNeeded: from - j))
-    store(load(score + j).replacing(with: hidden, where: laneIndices() .< limit), score + j)
+/// The columns that each of six queries sees in a block of keys; none for rows beyond the last.
+struct TileBounds {
+  private(set) var lower = SIMD8<Int32>.zero
+  private(set) var upper = SIMD8<Int32>.zero
+  /// The columns that every row sees: vectors inside need no mask.
+  private(set) var inner: Range<Int>
+
+  init(_ queries: Range<Int>, keys: Range<Int>, fibers: Fibers, keyCount: Int) {
+    var from = 0
+    var to = queries.count == tileRows ? Int.max : 0
+    for (i, place) in queries.enumerated() {
+      let seen = fibers.keys(of: place, count: keyCount).within(keys)
+      lower[i] = Int32(truncatingIfNeeded: seen.lowerBound)
+      upper[i] = Int32(truncatingIfNeeded: seen.upperBound)
+      from = max(from, seen.lowerBound)
+      to = min(to, seen.upperBound)
+    }
+    inner = from..<max(from, to)
   }
-  if to % laneCount != 0 {
-    let j = to / laneCount * laneCount
-    let limit = IntLanes(repeating: Int32(truncatingIfNeeded: to - j))
-    store(load(score + j).replacing(with: hidden, where: laneIndices() .>= limit), score + j)
+
+  /// Whether a vector of columns lies inside for every row.
+  @_transparent
+  func covers(_ column: Int) -> Bool {
+    column >= inner.lowerBound && column + laneCount <= inner.upperBound
   }
+
+  /// Another value, −∞ for logits, in the columns that a row does not see.
+  @_transparent
+  func masked(
+    _ logits: Lanes, column: Int, row: Int, with hiddenValue: Float = -.infinity
+  ) -> Lanes {
+    let index = laneIndices() &+ IntLanes(repeating: Int32(truncatingIfNeeded: column))
+    let hidden =
+      (index .< IntLanes(repeating: lower[row])) .| (index .>= IntLanes(repeating: upper[row]))
+    return logits.replacing(with: Lanes(repeating: hiddenValue), where: hidden)
+  }
+}
+
+/// Masks three rows of logits and finds their maxima: rows `half` to `half + 2` of a tile.
+@inline(never)
+func maskAndMaximize(
+  _ s: UnsafeMutablePointer<Float>, stride: Int, columns: Range<Int>, bounds: TileBounds,
+  half: Int, into tops: UnsafeMutablePointer<Float>
+) {
+  var top0 = Lanes(repeating: -.infinity)
+  var top1 = top0
+  var top2 = top0
+  var j = columns.lowerBound
+  while j < columns.upperBound {
+    var (x0, x1, x2) = (load(s + j), load(s + stride + j), load(s + 2 * stride + j))
+    if !bounds.covers(j) {
+      x0 = bounds.masked(x0, column: j, row: half)
+      x1 = bounds.masked(x1, column: j, row: half + 1)
+      x2 = bounds.masked(x2, column: j, row: half + 2)
+      store(x0, s + j)
+      store(x1, s + stride + j)
+      store(x2, s + 2 * stride + j)
+    }
+    top0 = larger(top0, x0)
+    top1 = larger(top1, x1)
+    top2 = larger(top2, x2)
+    j += laneCount
+  }
+  tops[half] = largest(top0)
+  tops[half + 1] = largest(top1)
+  tops[half + 2] = largest(top2)
+}
+
+/// exp2(s − reference) of three rows in place, and their sums.
+@inline(never)
+func exponentiate(
+  _ s: UnsafeMutablePointer<Float>, stride: Int, columns: Range<Int>,
+  references: UnsafeMutablePointer<Float>, sums: UnsafeMutablePointer<Float>
+) {
+  let shift0 = Lanes(repeating: references[0])
+  let shift1 = Lanes(repeating: references[1])
+  let shift2 = Lanes(repeating: references[2])
+  var sum0 = Lanes.zero
+  var sum1 = Lanes.zero
+  var sum2 = Lanes.zero
+  var j = columns.lowerBound
+  while j < columns.upperBound {
+    let w0 = exp2(load(s + j) - shift0)
+    let w1 = exp2(load(s + stride + j) - shift1)
+    let w2 = exp2(load(s + 2 * stride + j) - shift2)
+    store(w0, s + j)
+    store(w1, s + stride + j)
+    store(w2, s + 2 * stride + j)
+    sum0 += w0
+    sum1 += w1
+    sum2 += w2
+    j += laneCount
+  }
+  sums[0] = sum(sum0)
+  sums[1] = sum(sum1)
+  sums[2] = sum(sum2)
+}
+
+/// p = exp2(z − ℓ') and dz = p·(dp − D) of three rows in place, masked, and the sums of dz.
+@inline(never)
+func differentiateRows(
+  _ p: UnsafeMutablePointer<Float>, _ dz: UnsafeMutablePointer<Float>, stride: Int,
+  columns: Range<Int>, bounds: TileBounds, half: Int, shifts: UnsafeMutablePointer<Float>,
+  corrections: UnsafeMutablePointer<Float>, totals: UnsafeMutablePointer<Float>
+) {
+  let (shift0, correction0) = (Lanes(repeating: shifts[0]), Lanes(repeating: corrections[0]))
+  let (shift1, correction1) = (Lanes(repeating: shifts[1]), Lanes(repeating: corrections[1]))
+  let (shift2, correction2) = (Lanes(repeating: shifts[2]), Lanes(repeating: corrections[2]))
+  var total0 = Lanes.zero
+  var total1 = Lanes.zero
+  var total2 = Lanes.zero
+  var j = columns.lowerBound
+  while j < columns.upperBound {
+    var (x0, x1, x2) = (load(p + j), load(p + stride + j), load(p + 2 * stride + j))
+    var (y0, y1, y2) = (load(dz + j), load(dz + stride + j), load(dz + 2 * stride + j))
+    if !bounds.covers(j) {
+      x0 = bounds.masked(x0, column: j, row: half)
+      x1 = bounds.masked(x1, column: j, row: half + 1)
+      x2 = bounds.masked(x2, column: j, row: half + 2)
+      // What hidden columns hold may not be finite, and 0·∞ is not 0.
+      y0 = bounds.masked(y0, column: j, row: half, with: 0)
+      y1 = bounds.masked(y1, column: j, row: half + 1, with: 0)
+      y2 = bounds.masked(y2, column: j, row: half + 2, with: 0)
+    }
+    let (p0, p1, p2) = (exp2(x0 - shift0), exp2(x1 - shift1), exp2(x2 - shift2))
+    store(p0, p + j)
+    store(p1, p + stride + j)
+    store(p2, p + 2 * stride + j)
+    let d0 = p0 * (y0 - correction0)
+    let d1 = p1 * (y1 - correction1)
+    let d2 = p2 * (y2 - correction2)
+    store(d0, dz + j)
+    store(d1, dz + stride + j)
+    store(d2, dz + 2 * stride + j)
+    total0 += d0
+    total1 += d1
+    total2 += d2
+    j += laneCount
+  }
+  totals[0] = sum(total0)
+  totals[1] = sum(total1)
+  totals[2] = sum(total2)
 }
 
 /// Sets whole vectors of columns to 0.
@@ -73,7 +202,7 @@ func vectors(_ columns: Range<Int>) -> Range<Int> {
 
 extension Range<Int> {
   /// The part of the range within `block`, counted from the block's first; possibly empty.
-  @inline(__always)
+  @_transparent
   func within(_ block: Range<Int>) -> Range<Int> {
     let lower = Swift.max(lowerBound, block.lowerBound)
     return lower - block.lowerBound..<Swift.max(lower, Swift.min(upperBound, block.upperBound))

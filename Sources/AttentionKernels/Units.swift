@@ -67,7 +67,8 @@ struct WorkPlan {
   }
 }
 
-/// Memory for the tiles of one task, aligned to cache lines and cut into pieces front to back.
+/// Memory for the tiles of one task, aligned to cache lines, cut into pieces front to back and not
+/// initialized.
 struct Scratch: ~Copyable {
   private let base: UnsafeMutableRawPointer
   private let capacity: Int
@@ -76,7 +77,6 @@ struct Scratch: ~Copyable {
   init(floats: Int) {
     capacity = floats + 16 * 32
     base = UnsafeMutableRawPointer.allocate(byteCount: capacity * 4, alignment: 64)
-    base.initializeMemory(as: UInt8.self, repeating: 0, count: capacity * 4)
   }
 
   /// The next `count` floats.

@@ -79,7 +79,7 @@ private struct CPUPlan: Sendable {
     AttentionInputs(
       queries: rows(inputs[0]).reading, keys: rows(inputs[1]).reading,
       values: rows(inputs[2]).reading,
-      beta: hasBeta ? UnsafePointer(address(inputs[3])) : nil,
+      beta: hasBeta ? UnsafePointer(address(inputs[3])) : nil, betaStride: shape.heads,
       biases: biasPlaces.map { place in
         place.map {
           let bias = inputs[firstBias + $0]
