@@ -44,26 +44,26 @@ public struct AttentionProblem<Scalar: ReferenceScalar>: Sendable {
 
   private func validate() {
     let (b, h, g, d) = (shape.batch, shape.heads, shape.keyHeads, shape.width)
-    precondition(
+    require(
       queries.count == b * h * shape.queries.count * d
         && keys.count == b * g * shape.tokens * d && values.count == keys.count,
       "Expected q [\(b), \(h), \(shape.queries.count), \(d)] and k, v "
         + "[\(b), \(g), \(shape.tokens), \(d)], got \(queries.count), \(keys.count) and "
         + "\(values.count) elements.")
     let order = pattern.fold.order
-    precondition(
+    require(
       beta.map { $0.count == order * h } ?? true,
       "Expected beta [\(order), \(h)], got \(beta?.count ?? 0) elements.")
-    precondition(
+    require(
       biases.count <= order, "The fold has \(order) modes, got \(biases.count) mode biases.")
     for (bias, mode) in zip(biases, pattern.fold.modes) {
       let count = pattern.biasCount(mode)
-      precondition(
+      require(
         bias.map { $0.count == count || $0.count == h * count } ?? true,
         "The bias of mode \(mode.index) needs 1 or \(h) times \(count) elements, got "
           + "\(bias?.count ?? 0).")
     }
-    if let objection = pattern.objection(tokens: shape.tokens) { preconditionFailure(objection) }
+    if let objection = pattern.objection(tokens: shape.tokens) { fatalError(objection) }
   }
 
   /// β of a mode and head; 0 in the lowest mode.

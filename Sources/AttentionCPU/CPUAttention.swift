@@ -161,8 +161,8 @@ public struct CPUAttention: Sendable {
   }
 
   private func validate(_ pattern: AttentionPattern, _ shape: AttentionShape) {
-    if let objection = pattern.objection(tokens: shape.tokens) { preconditionFailure(objection) }
-    precondition(
+    if let objection = pattern.objection(tokens: shape.tokens) { fatalError(objection) }
+    require(
       shape.queries == 0..<shape.tokens,
       "A chain of passes needs the queries of all \(shape.tokens) tokens, got \(shape.queries).")
   }
@@ -225,7 +225,7 @@ public struct CPUAttention: Sendable {
     output: MutableRows<Float>, saving saved: SavedPasses
   ) {
     validate(pattern, shape)
-    precondition(
+    require(
       saved.values.count == pattern.fold.order - 1
         && saved.logSumExps.count == pattern.fold.order,
       "Order \(pattern.fold.order) saves \(pattern.fold.order - 1) running values and "
@@ -338,7 +338,8 @@ public struct CPUAttention: Sendable {
         : CPUAttention.rows(buffers[index % buffers.count], shape, heads: shape.heads)
       let carriedGradient =
         isJoint && index > 0 ? lseBuffers[index % lseBuffers.count] : nil
-      let bias = gradients.biases.indices.contains(mode.index - 1)
+      let bias =
+        gradients.biases.indices.contains(mode.index - 1)
         ? gradients.biases[mode.index - 1] : nil
       backwardPass(
         CPUAttention.arguments(

@@ -50,7 +50,8 @@ public enum Processor {
       guard base.isSubset(of: flags) else {
         let missing = base.subtracting(flags).sorted().joined(separator: ", ")
         throw Unsupported(
-          description: "The kernels need an x86-64-v3 processor (AVX2 and FMA; Intel since 2013, AMD "
+          description:
+            "The kernels need an x86-64-v3 processor (AVX2 and FMA; Intel since 2013, AMD "
             + "since 2015); this one lacks \(missing). Use --backend reference or composed here.")
       }
       return wide.isSubset(of: flags) ? .avx512 : .avx2

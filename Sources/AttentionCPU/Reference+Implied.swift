@@ -30,7 +30,7 @@ extension Reference {
   ///   in the lowest pass, so O(N·D·m) for a row of a full fold.
   public func impliedRow(token: Int, head: Int = 0, sequence: Int = 0) -> [Scalar] {
     let shape = problem.shape
-    precondition(
+    require(
       (0..<shape.tokens).contains(token) && (0..<shape.heads).contains(head)
         && (0..<shape.batch).contains(sequence) && shape.queries == 0..<shape.tokens,
       "No row of token \(token), head \(head), sequence \(sequence): there are \(shape.tokens) "

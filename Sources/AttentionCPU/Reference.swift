@@ -169,7 +169,7 @@ public struct Reference<Scalar: ReferenceScalar>: Sendable {
   }
 
   private func requireWhole() {
-    precondition(
+    require(
       shape.queries == 0..<shape.tokens,
       "The reference attends whole sequences: expected queries 0..<\(shape.tokens), got "
         + "\(shape.queries).")

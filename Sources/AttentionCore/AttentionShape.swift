@@ -38,18 +38,18 @@ public struct AttentionShape: Sendable, Hashable {
   }
 
   private func validate() {
-    precondition(
+    require(
       batch >= 0 && heads >= 1 && keyHeads >= 1 && tokens >= 0 && width >= 1,
       "Attention needs positive sizes, got B \(batch), H \(heads), G \(keyHeads), N \(tokens), "
         + "D \(width).")
-    precondition(
+    require(
       heads % keyHeads == 0,
       "The \(heads) query heads must be a multiple of the \(keyHeads) key/value heads.")
-    precondition(
+    require(
       self.queries.lowerBound >= 0 && self.queries.upperBound <= tokens,
       "The queries \(self.queries) do not lie within the \(tokens) tokens.")
     if let lengths {
-      precondition(
+      require(
         lengths.count == batch && lengths.allSatisfy { (0...tokens).contains($0) },
         "Expected \(batch) lengths between 0 and \(tokens), got \(lengths).")
     }

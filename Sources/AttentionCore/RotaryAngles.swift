@@ -23,7 +23,7 @@ public struct RotaryAngles: Sendable {
   /// - Precondition: D is even.
   public init?(_ rotary: Rotary, mode: Mode, width: Int) {
     guard rotary.positions != .none else { return nil }
-    precondition(width % 2 == 0, "Rotary positions pair channels and need an even D, got \(width).")
+    require(width % 2 == 0, "Rotary positions pair channels and need an even D, got \(width).")
     let scaling =
       rotary.scaling.indices.contains(mode.index - 1) ? rotary.scaling[mode.index - 1] : .none
     let step = rotary.positions == .sequence ? Double(mode.stride) : 1

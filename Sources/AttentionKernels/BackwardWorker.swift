@@ -84,8 +84,10 @@ struct BackwardWorker: ~Copyable {
     _ unit: Unit, fibers: Fibers, betaSums: UnsafeMutablePointer<Double>?
   ) {
     let keyCount = unit.fiber.count(within: arguments.shape.length(unit.sequence))
-    let places = unit.places.lowerBound..<max(
-      unit.places.lowerBound, min(unit.places.upperBound, keyCount))
+    let places =
+      unit.places
+      .lowerBound..<max(
+        unit.places.lowerBound, min(unit.places.upperBound, keyCount))
     writePadding(unit, places.upperBound..<unit.places.upperBound)
     guard !places.isEmpty else { return }
     let line = Line(unit: unit, fibers: fibers, keyCount: keyCount, places: places)
@@ -385,8 +387,9 @@ private struct Line {
   /// Every query whose gradient the unit needs.
   var queriesMet: Range<Int> {
     let observers = observers(of: places)
-    return min(observers.lowerBound, places.lowerBound)..<max(
-      observers.upperBound, places.upperBound)
+    return min(
+      observers.lowerBound, places.lowerBound)..<max(
+        observers.upperBound, places.upperBound)
   }
 
   func token(_ place: Int) -> Int { unit.fiber.token(at: place) }

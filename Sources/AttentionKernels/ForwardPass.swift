@@ -114,7 +114,8 @@ private struct ForwardWorker: ~Copyable {
       var tile = places.lowerBound
       while tile < places.upperBound {
         let queries = tile..<min(places.upperBound, tile + tileRows)
-        attend(unit, queries: queries, keys: keys, first: places.lowerBound, fibers: fibers,
+        attend(
+          unit, queries: queries, keys: keys, first: places.lowerBound, fibers: fibers,
           keyCount: keyCount)
         tile += tileRows
       }
@@ -257,8 +258,9 @@ private struct ForwardWorker: ~Copyable {
   }
 
   private func writePadding(_ unit: Unit, from place: Int) {
-    for place in max(place, unit.places.lowerBound)..<max(
-      unit.places.upperBound, max(place, unit.places.lowerBound))
+    for place in max(
+      place, unit.places.lowerBound)..<max(
+        unit.places.upperBound, max(place, unit.places.lowerBound))
     {
       let token = queryToken(unit, place)
       rows.output.row(unit.sequence, unit.head, token).update(repeating: 0, count: width)

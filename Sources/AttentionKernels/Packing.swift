@@ -93,10 +93,11 @@ func packRows(
 /// V vectors, the rows of a square that is transposed in registers.
 struct Square {
   #if AVX512
-    var rows: (
-      Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes,
-      Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes
-    )
+    var rows:
+      (
+        Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes,
+        Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes
+      )
   #else
     var rows: (Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes, Lanes)
   #endif

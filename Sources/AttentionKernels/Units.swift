@@ -83,7 +83,7 @@ struct Scratch: ~Copyable {
   mutating func take(_ count: Int) -> UnsafeMutablePointer<Float> {
     let start = base.advanced(by: used * 4).assumingMemoryBound(to: Float.self)
     used += (count + 15) / 16 * 16
-    precondition(used <= capacity, "The scratch of \(capacity) floats is too small for \(used).")
+    require(used <= capacity, "The scratch of \(capacity) floats is too small for \(used).")
     return start
   }
 

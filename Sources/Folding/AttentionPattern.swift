@@ -59,7 +59,7 @@ public struct AttentionPattern: Sendable, Hashable, Codable {
     fold: Fold, support: Support = .slidingCausal, normalization: Normalization = .joint,
     order: ChainOrder = .lowToHigh, rotary: Rotary = .none
   ) {
-    if let objection = normalization.objection(order: order) { preconditionFailure(objection) }
+    if let objection = normalization.objection(order: order) { fatalError(objection) }
     self.fold = fold
     self.support = support
     self.normalization = normalization

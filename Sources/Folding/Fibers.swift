@@ -37,7 +37,7 @@ public struct Fibers: Sendable {
   /// Creates the lines of a mode over `tokens` tokens that hold at least one of `queries`.
   public init(mode: Mode, support: Support, tokens: Int, queries: Range<Int>? = nil) {
     let queries = queries ?? 0..<tokens
-    precondition(
+    require(
       queries.lowerBound >= 0 && queries.upperBound <= tokens,
       "The queries \(queries) do not lie within the \(tokens) tokens.")
     self.mode = mode

@@ -22,16 +22,16 @@ public struct Fold: Sendable, Hashable {
   /// - Precondition: there is at least one size, every size is at least 1, and their product fits
   ///   an `Int`.
   public init(_ sizes: [Int]) {
-    precondition(!sizes.isEmpty, "A fold needs at least one mode, got none.")
-    precondition(
+    require(!sizes.isEmpty, "A fold needs at least one mode, got none.")
+    require(
       sizes.allSatisfy { $0 >= 1 }, "Every mode size must be at least 1, got \(sizes).")
     var strides = [Int](repeating: 1, count: sizes.count)
     for k in stride(from: sizes.count - 2, through: 0, by: -1) {
       let (product, overflow) = strides[k + 1].multipliedReportingOverflow(by: sizes[k + 1])
-      precondition(!overflow, "The product of the mode sizes \(sizes) overflows.")
+      require(!overflow, "The product of the mode sizes \(sizes) overflows.")
       strides[k] = product
     }
-    precondition(
+    require(
       !strides[0].multipliedReportingOverflow(by: sizes[0]).overflow,
       "The product of the mode sizes \(sizes) overflows.")
     self.sizes = sizes

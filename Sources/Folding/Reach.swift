@@ -34,7 +34,7 @@ extension AttentionPattern {
   public func reach(tokens: Int) -> Reach {
     checkRoom(tokens)
     let (square, overflow) = tokens.multipliedReportingOverflow(by: tokens)
-    precondition(!overflow, "The pairs of \(tokens) tokens do not fit an Int.")
+    require(!overflow, "The pairs of \(tokens) tokens do not fit an Int.")
     switch support {
     case .slidingCausal:
       let full = min(tokens, fold.capacity)
@@ -84,8 +84,8 @@ extension AttentionPattern {
   }
 
   private func checkRoom(_ tokens: Int) {
-    precondition(tokens >= 0, "A sequence has 0 tokens or more, got \(tokens).")
-    if let objection = objection(tokens: tokens) { preconditionFailure(objection) }
+    require(tokens >= 0, "A sequence has 0 tokens or more, got \(tokens).")
+    if let objection = objection(tokens: tokens) { fatalError(objection) }
   }
 }
 
@@ -95,7 +95,7 @@ extension AttentionPattern {
   /// - Complexity: O(N + s·Σ n_k), s the number of tokens found.
   public func sources(of token: Int, tokens: Int) -> [Int] {
     checkRoom(tokens)
-    precondition(
+    require(
       (0..<tokens).contains(token), "Token \(token) is none of the \(tokens) tokens.")
     var reached = [token]
     var isReached = [Bool](repeating: false, count: tokens)

@@ -36,7 +36,7 @@ public struct Rotary: Sendable, Hashable, Codable {
 
   /// Creates an embedding.
   public init(_ positions: Positions, base: Double = 10_000, scaling: [Scaling] = []) {
-    precondition(base > 1, "The rotary base must exceed 1, got \(base).")
+    require(base > 1, "The rotary base must exceed 1, got \(base).")
     self.positions = positions
     self.base = base
     self.scaling = scaling

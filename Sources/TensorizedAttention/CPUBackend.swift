@@ -47,7 +47,7 @@ private struct CPUPlan: Sendable {
     do {
       return try CPUAttention(executor: .torch)
     } catch {
-      preconditionFailure(error.description)
+      fatalError(error.description)
     }
   }
 

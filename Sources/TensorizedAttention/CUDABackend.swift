@@ -29,7 +29,7 @@ extension AttentionCall {
   /// Attends through the CUDA kernels.
   func attendOnCUDA() -> (output: Tensor, logSumExp: Tensor) {
     guard let plan = CUDAPlan(self) else {
-      preconditionFailure(
+      fatalError(
         "The CUDA kernels take bfloat16, float16 or float32, got \(queries.dtype).")
     }
     let inputs = inputs
@@ -189,7 +189,7 @@ private struct CUDAPlan: Sendable {
         try body(kernels, try TorchStream.current(device: ordinal))
       }
     } catch {
-      preconditionFailure("\(error)")
+      fatalError("\(error)")
     }
   }
 

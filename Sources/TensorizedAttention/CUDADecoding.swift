@@ -34,7 +34,7 @@ extension DecodeStep {
         }
       }
     } catch {
-      preconditionFailure("\(error)")
+      fatalError("\(error)")
     }
   }
 

@@ -55,7 +55,7 @@ public func tensorizedAttention(
   do {
     resolved = try backend.resolved(dtype: queries.dtype, device: queries.device)
   } catch {
-    preconditionFailure("\(error)")
+    fatalError("\(error)")
   }
   switch resolved {
   case .reference: return call.attendByReference()
@@ -90,18 +90,18 @@ struct AttentionCall {
   ) {
     let described =
       "queries \(queries.shape), keys \(keys.shape), values \(values.shape) in \(layout.rawValue)"
-    precondition(
+    require(
       queries.rank == 4 && keys.rank == 4 && values.rank == 4,
       "Attention takes tensors of four axes, got \(described).")
     let (heads, tokens) = layout == .headsFirst ? (1, 2) : (2, 1)
-    precondition(
+    require(
       keys.shape == values.shape && queries.size(0) == keys.size(0)
         && queries.size(3) == keys.size(3) && queries.size(tokens) == keys.size(tokens),
       "Queries, keys and values must agree in B, N and D, got \(described).")
-    precondition(
+    require(
       queries.size(heads) % max(keys.size(heads), 1) == 0,
       "The query heads must be a multiple of the key/value heads, got \(described).")
-    precondition(
+    require(
       queries.dtype == keys.dtype && queries.dtype == values.dtype
         && queries.device == keys.device && queries.device == values.device,
       "Queries, keys and values must agree in type and device, got "
@@ -110,7 +110,7 @@ struct AttentionCall {
     shape = AttentionShape(
       batch: queries.size(0), heads: queries.size(heads), keyHeads: keys.size(heads),
       tokens: queries.size(tokens), width: queries.size(3), lengths: lengths)
-    if let objection = pattern.objection(tokens: shape.tokens) { preconditionFailure(objection) }
+    if let objection = pattern.objection(tokens: shape.tokens) { fatalError(objection) }
     self.queries = queries
     self.keys = keys
     self.values = values
@@ -124,17 +124,17 @@ struct AttentionCall {
 
   private func checkBiases() {
     let (order, heads) = (pattern.fold.order, shape.heads)
-    precondition(
+    require(
       beta.map { $0.shape == [order, heads] && $0.dtype == queries.dtype } ?? true,
       "Expected beta [\(order), \(heads)] of \(queries.dtype), got \(beta?.shape ?? []) of "
         + "\(beta?.dtype ?? queries.dtype).")
-    precondition(
+    require(
       modeBiases.count == order,
       "The fold \(pattern.fold) has \(order) modes, got \(modeBiases.count) mode biases.")
     for (bias, mode) in zip(modeBiases, pattern.fold.modes) {
       let tail =
         pattern.support == .slidingCausal ? [mode.size] : [mode.size, mode.size]
-      precondition(
+      require(
         bias.map {
           ($0.shape == [1] + tail || $0.shape == [heads] + tail) && $0.dtype == queries.dtype
         } ?? true,

@@ -26,7 +26,7 @@ public final class TensorizedAttentionCache {
   ///
   /// - Precondition: the support is causal; with `block` earlier rows would change.
   public init(pattern: AttentionPattern) {
-    precondition(
+    require(
       pattern.support.isCausal,
       "A cache needs a causal support, got \(pattern.support.rawValue).")
     self.pattern = pattern
@@ -79,9 +79,9 @@ public final class TensorizedAttentionCache {
   private func append(_ newKeys: Tensor, _ newValues: Tensor, heads: Int) {
     let shape = newKeys.shape
     let total = count + shape[2]
-    if let objection = pattern.objection(tokens: total) { preconditionFailure(objection) }
+    if let objection = pattern.objection(tokens: total) { fatalError(objection) }
     if let keys {
-      precondition(
+      require(
         shape.count == 4 && shape[0] == keys.size(0) && shape[1] == keys.size(1)
           && shape[3] == keys.size(3) && newValues.shape == shape,
         "The cache holds keys of shape \(keys.shape), got keys \(shape), values "
@@ -168,7 +168,7 @@ private struct DecodePass {
 
   private func pointer(_ tensor: Tensor) -> UnsafeMutablePointer<Float> {
     guard let address = tensor.dataPointer else {
-      preconditionFailure("A decode step needs at least one token, got \(tensor.shape).")
+      fatalError("A decode step needs at least one token, got \(tensor.shape).")
     }
     return address.assumingMemoryBound(to: Float.self)
   }
