@@ -193,10 +193,12 @@ func clear(_ score: UnsafeMutablePointer<Float>, _ columns: Range<Int>) {
   }
 }
 
-/// The whole vectors that hold a range of columns.
+/// The whole vectors that hold a range of columns; none for an empty one, wherever it lies.
 @inline(__always)
 func vectors(_ columns: Range<Int>) -> Range<Int> {
-  columns.lowerBound / laneCount * laneCount..<(columns.upperBound + laneCount - 1) / laneCount
+  if columns.isEmpty { return 0..<0 }
+  return columns.lowerBound / laneCount * laneCount..<(columns.upperBound + laneCount - 1)
+    / laneCount
     * laneCount
 }
 
@@ -204,7 +206,7 @@ extension Range<Int> {
   /// The part of the range within `block`, counted from the block's first; possibly empty.
   @_transparent
   func within(_ block: Range<Int>) -> Range<Int> {
-    let lower = Swift.max(lowerBound, block.lowerBound)
+    let lower = Swift.min(Swift.max(lowerBound, block.lowerBound), block.upperBound)
     return lower - block.lowerBound..<Swift.max(lower, Swift.min(upperBound, block.upperBound))
       - block.lowerBound
   }
