@@ -110,7 +110,8 @@ let package = Package(
     .target(
       name: "Evaluation",
       dependencies: [
-        "AttentionCUDA", "Models", "Text", "Training",
+        "AttentionCPU", "AttentionCUDA", "AttentionCore", "Folding", "Models",
+        "TensorizedAttention", "Text", "Torch", "Training",
         .product(name: "TextTable", package: "TextTable"),
       ]),
     .executableTarget(

@@ -1,33 +1,108 @@
 import ArgumentParser
 import Evaluation
+import Folding
 import Foundation
 import Torch
+import Training
 
 struct Bench: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Times the operator against full attention on the same machine.",
+    abstract: "Measures the kernels beside libtorch, correctness first.",
     discussion: """
-      Every row is checked before it is timed, and a row whose check fails has no times. Medians of \
-      many runs, caches overwritten before each.
+      Without --fold the standard rows are measured. Every row is checked before it is timed, and a \
+      row whose check fails has no times. Times are medians; on the CPU contestants take turns, on \
+      a GPU caches are overwritten before each run.
       """)
+
+  @Option(help: "Where to run: cpu or cuda.")
+  var device = "cpu"
+
+  @Option(help: "Sequence length of a row of one's own.")
+  var tokens: Int?
+
+  @Option(help: "Fold of a row of one's own, such as 128x128.", transform: parseFold)
+  var fold: Fold?
+
+  @Option(help: "Support: block, block-causal or sliding-causal.")
+  var support: Support = .blockCausal
+
+  @Option(help: "Normalization: per-mode or joint.")
+  var normalization: Normalization = .perMode
+
+  @Option(help: "Query and key/value heads.")
+  var heads = 8
+
+  @Option(help: "Head width.")
+  var width = 64
+
+  @Option(help: "Seconds that each contestant of a row may take.")
+  var budget = 4.0
+
+  @Option(help: "The longest sequence of the standard rows.")
+  var upTo = 1 << 20
+
+  @Option(help: "Write the rows to this file as a JSON array.")
+  var json: String?
+
+  @Option(help: "Draw a figure of the rows into this folder.")
+  var figures: String?
 
   @OptionGroup var compute: ComputeOptions
 
-  @Option(help: "Where to run: cuda.")
-  var device = "cuda"
+  func validate() throws {
+    let kind = (try? Device(parsing: device))?.kind
+    guard kind == .cpu || kind == .cuda else {
+      throw ValidationError("--device must be cpu or cuda, not \(device).")
+    }
+    guard kind == .cpu || (fold == nil && figures == nil) else {
+      throw ValidationError("--fold and --figures are for --device cpu; use plot on the --json.")
+    }
+    guard heads >= 1, width >= 1, budget > 0, (tokens ?? 1) >= 1 else {
+      throw ValidationError("--heads, --width, --tokens and --budget must be positive.")
+    }
+    if let fold, let objection = pattern(fold).objection(tokens: tokens ?? fold.capacity) {
+      throw ValidationError(objection)
+    }
+    guard fold != nil || tokens == nil else {
+      throw ValidationError("--tokens needs a --fold.")
+    }
+  }
 
-  @Option(help: "The longest sequence.")
-  var upTo = 1 << 20
-
-  @Option(help: "A file for the rows as JSON.")
-  var json: String?
+  private func pattern(_ fold: Fold) -> AttentionPattern {
+    AttentionPattern(
+      fold: fold, support: support, normalization: normalization,
+      rotary: normalization == .joint && width % 2 == 0 ? Rotary(.mode) : .none)
+  }
 
   func run() throws {
     try compute.apply()
-    guard try Device(parsing: device).kind == .cuda else {
-      throw ValidationError("bench measures CUDA devices, not \(device); use --device cuda.")
+    Interruption.install()
+    if try Device(parsing: device).kind == .cuda { try benchCUDA() } else { try benchCPU() }
+  }
+
+  private func benchCPU() throws {
+    let cases =
+      fold.map {
+        [
+          BenchmarkCase(
+            tokens: tokens ?? $0.capacity, heads: heads, width: width, pattern: pattern($0))
+        ]
+      } ?? BenchmarkCase.standard.filter { $0.tokens <= upTo }
+    let rows = try OperatorBenchmark(budget: budget, progress: note)
+      .run(cases, isInterrupted: { Interruption.isRequested })
+    print(BenchmarkRow.table(rows))
+    if let json {
+      try BenchmarkRow.json(rows).write(to: URL(fileURLWithPath: json), options: .atomic)
     }
-    try benchCUDA()
+    if let figures {
+      let file = FileManager.default.temporaryDirectory
+        .appendingPathComponent("bench-\(ProcessInfo.processInfo.processIdentifier).json")
+      defer { try? FileManager.default.removeItem(at: file) }
+      try BenchmarkRow.json(rows).write(to: file)
+      for path in try Plotter().draw([("bench", file.path)], into: figures) { print(path) }
+    }
+    if Interruption.isRequested { throw interruptedStatus }
+    if rows.contains(where: { !$0.correct }) { throw ExitCode.failure }
   }
 
   private func benchCUDA() throws {
@@ -37,7 +112,7 @@ struct Bench: ParsableCommand {
         format: "copy %.0f GB/s, bf16 product %.0f TFLOP/s; times in ms\n", benchmark.copyGbps,
         benchmark.matmulTflops))
     var rows: [CUDABenchmark.Row] = []
-    for problem in CUDABenchmark.Problem.standard(upTo: upTo) {
+    for problem in CUDABenchmark.Problem.standard(upTo: upTo) where !Interruption.isRequested {
       note("\(problem.tokens) tokens, \(problem.pattern.fold) …")
       rows.append(try benchmark.run(problem))
     }
@@ -54,4 +129,12 @@ struct Bench: ParsableCommand {
       try CUDABenchmark.json(rows).write(to: URL(fileURLWithPath: json), options: .atomic)
     }
   }
+}
+
+/// Reads `128x128`.
+func parseFold(_ text: String) throws -> Fold {
+  guard let fold = Fold(text) else {
+    throw ValidationError("expected a fold such as 128x128, found \(text)")
+  }
+  return fold
 }

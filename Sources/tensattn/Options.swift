@@ -16,6 +16,7 @@ struct ComputeOptions: ParsableArguments {
 
   /// Checks the library and sets the threads.
   func apply() throws {
+    Runtime.useHugePages()
     try Runtime.checkLibrary()
     if let threads { Runtime.threadCount = threads }
   }

@@ -13,12 +13,7 @@ extension Backend: ExpressibleByArgument {}
 struct PatternOptions: ParsableArguments {
   @Option(
     help: "The mode sizes n_1x…xn_m, top mode first, such as 16x8.",
-    transform: { text in
-      guard let fold = Fold(text) else {
-        throw ValidationError("expected sizes of at least 1 such as 16x8, found '\(text)'")
-      }
-      return fold
-    })
+    transform: parseFold)
   var fold: Fold
 
   @Option(help: "Which keys a query sees along a mode.")
