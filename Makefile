@@ -12,6 +12,10 @@ setup: ; @Scripts/setup
 build: setup
 	swift build $(RELEASE)
 
+# libtorch's threads sleep while they wait instead of spinning: on a machine that is busy, as with
+# tests side by side, spinning takes the cores from those that work.
+test demo: export OMP_WAIT_POLICY = passive
+
 test: setup
 	swift build $(RELEASE) --build-tests
 	swift test $(RELEASE) --skip-build

@@ -5,7 +5,7 @@ import Text
 import Training
 
 /// The demonstration: a small model of source code with full attention, a sliding window, and
-/// tensorized attention, trained at equal parameters and steps.
+/// tensorized attention, trained at equal parameters, steps and (window and tensorized) keys a query.
 public struct Demo {
   /// The folder of Swift packages that the build has checked out: text that needs no download.
   public static let text = ".build/checkouts"
@@ -45,7 +45,7 @@ public struct Demo {
       return Comparison(
         base: base,
         kinds: [
-          AttentionStack([.full]), AttentionStack([.window(128)]),
+          AttentionStack([.full]), AttentionStack([.window(160)]),
           try AttentionStack(parsing: "tensorized:32x128,sliding-causal,joint"),
         ], contexts: [512, 1024, 2048, 4096, 8192], tokens: 65_536, folder: folder)
     }

@@ -78,7 +78,7 @@ public final class TrainingRun {
       let state = try store.load(into: optimizer.parameters, optimizer: optimizer)
       step = state.step
       seconds = state.seconds
-      logger.info("continuing \(folder) after step \(step)")
+      logger.debug("continuing \(folder) after step \(step)")
     }
     metrics = try MetricsFile(path: folder + "/metrics.jsonl", continuingAfter: step)
   }
