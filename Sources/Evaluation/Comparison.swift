@@ -144,7 +144,7 @@ public struct ComparisonSummary: Codable, Sendable, Hashable {
     guard let lengths = rows.first?.report.lengths, let longest = lengths.last else { return "" }
     let header =
       ["attention", "keys", "parameters"] + lengths.map { "\($0.context)" }
-      + ["training", "forward", "peak memory"]
+      + ["train ms", "forward ms", "peak memory"]
     let body = rows.map { row in
       [row.report.name, row.keysPerToken.map(String.init) ?? "all", "\(row.report.parameters)"]
         + row.report.lengths.map(\.loss.formatted4)
