@@ -131,14 +131,13 @@ private struct LengthMeasurement {
   }
 
   mutating func add(_ model: Llama, _ batch: Batch) {
-    let (losses, bytes) = PeakMemory.growth {
-      let began = ContinuousClock.now
-      let losses = tokenLosses(model, batch)
-      let seconds = (ContinuousClock.now - began) / .seconds(1)
-      rates.append(seconds * 1000 / Double(batch.inputs.count))
-      return losses
-    }
-    peakBytes = [peakBytes, bytes].compactMap(\.self).max()
+    // The first batch tells the memory, the others the time: measuring memory gives pages back,
+    // which costs time when they are needed again.
+    if batches == 0 { peakBytes = PeakMemory.growth { tokenLosses(model, batch) }.bytes }
+    let began = ContinuousClock.now
+    let losses = tokenLosses(model, batch)
+    let seconds = (ContinuousClock.now - began) / .seconds(1)
+    rates.append(seconds * 1000 / Double(batch.inputs.count))
     let byPosition = losses.to(.float64).sum(axis: 0).array(Double.self)
     for (position, sum) in byPosition.enumerated() { sums[position] += sum }
     rows += batch.batchSize

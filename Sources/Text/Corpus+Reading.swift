@@ -5,7 +5,7 @@ extension Corpus {
   ///
   /// - Parameters:
   ///   - path: a text file, or a folder that is searched recursively.
-  ///   - extensions: the file extensions to take, without dots, in any case; empty takes all.
+  ///   - extensions: the file extensions to take, in any case; empty takes all.
   ///     A single file is taken whatever its extension.
   ///   - split: how the validation text is set apart.
   /// - Throws: ``CorpusError``.
@@ -21,8 +21,9 @@ extension Corpus {
     guard FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) else {
       throw CorpusError.missing(path: path)
     }
-    var reader = CorpusReader(extensions: Set(extensions.map { $0.lowercased() }))
-    let root = URL(fileURLWithPath: path)
+    var reader = CorpusReader(
+      extensions: Set(extensions.map { String($0.lowercased().drop { $0 == "." }) }))
+    let root = URL(fileURLWithPath: path).resolvingSymlinksInPath()
     let files = isFolder.boolValue ? try reader.files(below: root) : [""]
     let byFile =
       switch split {

@@ -17,7 +17,7 @@ struct Train: ParsableCommand {
   @Option(help: "A JSON file with the values of text, model and training that differ.")
   var config: String?
 
-  @Option(help: "The file or folder to train on.")
+  @Option(help: "The file or folder to train on; by default the working folder.")
   var text: String?
 
   @Option(help: "File extensions to take from a folder, such as swift,md; by default all.")

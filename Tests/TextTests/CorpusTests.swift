@@ -55,6 +55,18 @@ struct CorpusTests {
         of: after.documents.filter { !$0.isValidation }))
   }
 
+  @Test("A link to the folder, and extensions with dots, name the same text")
+  func spelling() throws {
+    let folder = try TemporaryFolder()
+    try folder.write("text/a.swift", "let a = 1")
+    let link = folder.path("link")
+    try FileManager.default.createSymbolicLink(
+      atPath: link, withDestinationPath: folder.path("text"))
+    let corpus = try Corpus(
+      readingFrom: link, extensions: [".Swift"], split: .files(share: 1e-9))
+    #expect(corpus.documents.map(\.path) == ["a.swift"])
+  }
+
   @Test("A single file is split at its tail")
   func tailSplit() throws {
     let folder = try TemporaryFolder()
