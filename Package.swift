@@ -60,7 +60,8 @@ let package = Package(
   name: "swift-tensorized-attention",
   products: [
     .library(name: "Folding", targets: ["Folding"]),
-    .library(name: "TensorizedAttention", targets: ["TensorizedAttention"]),
+    // Folds and tensors are part of the operator's interface.
+    .library(name: "TensorizedAttention", targets: ["TensorizedAttention", "Folding", "Torch"]),
     .executable(name: "tensattn", targets: ["tensattn"]),
   ],
   dependencies: [

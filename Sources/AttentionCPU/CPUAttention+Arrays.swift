@@ -62,7 +62,9 @@ extension CPUAttention {
   /// The operator on arrays: ``AttentionProblem`` in, ``AttentionResult`` out, as the reference does
   /// it. The tensor layer passes memory instead.
   ///
-  /// - Parameter layout: how the arrays lie; the reference knows only heads first.
+  /// - Parameters:
+  ///   - problem: the whole sequences to attend.
+  ///   - layout: how the arrays lie; the reference knows only heads first.
   public func forward(
     _ problem: AttentionProblem<Float>, layout: Layout = .headsFirst
   ) -> AttentionResult<Float> {

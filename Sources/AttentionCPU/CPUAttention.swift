@@ -170,6 +170,10 @@ public struct CPUAttention: Sendable {
   /// The whole operator, keeping nothing.
   ///
   /// - Parameters:
+  ///   - pattern: fold, support, normalization, order, positions.
+  ///   - shape: the sizes; its queries are the whole sequence.
+  ///   - scale: the factor on the logits.
+  ///   - inputs: q, k, v, β and biases in memory.
   ///   - output: `[B, H, N, D]` in any layout.
   ///   - logSumExp: ℓ of the last pass, contiguous `[B, H, N]`.
   public func forward(

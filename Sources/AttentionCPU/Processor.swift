@@ -67,7 +67,9 @@ public enum Processor {
 
   /// Runs multiply-adds on registers only and returns the rate of one core in FLOP/s.
   ///
-  /// - Parameter seconds: how long to try; the best of many short stretches is returned.
+  /// - Parameters:
+  ///   - vectors: the instructions to time.
+  ///   - seconds: how long to try; the best of many short stretches is returned.
   public static func peak(_ vectors: Vectors, seconds: Double = 0.2) -> Double {
     switch vectors {
     case .avx2: AttentionKernels.FMAPeak.measure(seconds: seconds)

@@ -16,8 +16,8 @@ public struct RotaryAngles: Sendable {
   /// The angles of the pass of a mode, or nil where nothing is rotated.
   ///
   /// Only distances along the mode matter, so angles are counted in places of the line: a place is
-  /// one position of the mode (``Rotary/Positions/mode``), or `s_k` of them
-  /// (``Rotary/Positions/sequence``). Callers count places from an origin of their own near the
+  /// one position of the mode (`Rotary.Positions.mode`), or `s_k` of them
+  /// (`Rotary.Positions.sequence`). Callers count places from an origin of their own near the
   /// tokens at hand, so that positions of a million cost no precision.
   ///
   /// - Precondition: D is even.

@@ -47,7 +47,7 @@ public func impliedAttentionMatrix(
 /// A row of the attention matrix of one head: the weights with which all values enter the output at
 /// one token, in f64 and at any N.
 ///
-/// The chain runs backwards from the token, in plain loops; see ``Reference/impliedRow(token:head:sequence:)``.
+/// The chain runs backwards from the token, in plain loops; see `Reference.impliedRow`.
 ///
 /// - Parameters:
 ///   - token: t.

@@ -22,7 +22,7 @@ import Torch
 /// Letters: B batch, H query heads, G key/value heads, N tokens, D head width, m order.
 ///
 /// - Parameters:
-///   - queries: `[B, H, N, D]`, or `[B, N, H, D]` with ``Layout/tokensFirst``; any strides.
+///   - queries: `[B, H, N, D]`, or `[B, N, H, D]` with `Layout.tokensFirst`; any strides.
 ///   - keys: the same with G heads; H is a multiple of G.
 ///   - values: as keys.
 ///   - pattern: fold, support, normalization, order of the passes, rotary positions.

@@ -46,8 +46,8 @@ public final class TensorizedAttentionCache {
   ///
   /// - Parameters:
   ///   - queries: of the new tokens, `[B, H, c, D]` or `[B, c, H, D]`.
-  ///   - keys: the same with G heads.
-  ///   - values: as keys.
+  ///   - newKeys: the same with G heads.
+  ///   - newValues: as keys.
   ///   - scale: the factor on the logits, 1/√D if nil.
   ///   - beta: `[m, H]`.
   ///   - modeBiases: as for a whole sequence.

@@ -19,8 +19,11 @@ struct PatternOptions: ParsableArguments {
   @Option(help: "Which keys a query sees along a mode.")
   var support = Support.slidingCausal
 
-  @Option(help: "One softmax a mode, or one over the whole row.")
-  var normalization = Normalization.perMode
+  @Option(
+    help: """
+      One softmax a mode, or one over the whole row; by default joint, from high to low per-mode.
+      """)
+  var normalization: Normalization?
 
   @Option(help: "The order of the passes; joint needs low-to-high.")
   var order = ChainOrder.lowToHigh
@@ -32,7 +35,7 @@ struct PatternOptions: ParsableArguments {
   var ropeBase = 10_000.0
 
   func validate() throws {
-    if let objection = normalization.objection(order: order) { throw ValidationError(objection) }
+    if let objection = normalization?.objection(order: order) { throw ValidationError(objection) }
     guard ropeBase > 1, ropeBase < .infinity else {
       throw ValidationError("--rope-base must exceed 1, not \(ropeBase).")
     }
@@ -40,7 +43,8 @@ struct PatternOptions: ParsableArguments {
 
   var pattern: AttentionPattern {
     AttentionPattern(
-      fold: fold, support: support, normalization: normalization, order: order,
+      fold: fold, support: support,
+      normalization: normalization ?? (order == .lowToHigh ? .joint : .perMode), order: order,
       rotary: Rotary(positions, base: ropeBase))
   }
 }
