@@ -23,7 +23,7 @@ public func impliedAttentionMatrix(
   queries: Tensor, keys: Tensor, pattern: AttentionPattern, scale: Double? = nil,
   beta: Tensor? = nil, modeBiases: [Tensor?] = [], backend: Backend = .automatic
 ) -> Tensor {
-  precondition(
+  require(
     queries.rank == 2 && queries.shape == keys.shape,
     "Expected queries and keys [N, D] of one head, got \(queries.shape) and \(keys.shape).")
   let (n, d) = (queries.size(0), queries.size(1))
@@ -63,7 +63,7 @@ public func impliedAttentionRow(
   token: Int, queries: Tensor, keys: Tensor, pattern: AttentionPattern, scale: Double? = nil,
   beta: Tensor? = nil, modeBiases: [Tensor?] = []
 ) -> [Double] {
-  precondition(
+  require(
     queries.rank == 2 && queries.shape == keys.shape,
     "Expected queries and keys [N, D] of one head, got \(queries.shape) and \(keys.shape).")
   let k = keys.array(Double.self)

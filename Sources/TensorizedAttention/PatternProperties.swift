@@ -41,8 +41,8 @@ public struct PatternProperties {
     of pattern: AttentionPattern, tokens: Int, width: Int = 16, backend: Backend = .automatic,
     dtype: DType = .float32, device: Device = .cpu, seed: UInt64 = 1
   ) throws {
-    if let objection = pattern.objection(tokens: tokens) { preconditionFailure(objection) }
-    precondition(
+    if let objection = pattern.objection(tokens: tokens) { fatalError(objection) }
+    require(
       tokens >= 1 && (dtype == .float32 || dtype == .float64),
       "Properties need a token and float32 or float64, got \(tokens) and \(dtype).")
     self.pattern = pattern

@@ -3,11 +3,18 @@ import TensorizedAttention
 import Testing
 import Torch
 
-/// A caller's mistakes stop the program.
+/// A caller's mistakes stop the program, with a message that shows the shapes.
 @Suite struct PreconditionTests {
+  private func expectMessage(_ result: ExitTest.Result?, _ words: [String]) {
+    let message = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
+    for word in words { #expect(message.contains(word), "\(message.prefix(400))") }
+  }
+
   @Test("mismatched shapes stop the program")
   func shapes() async {
-    await #expect(processExitsWith: .failure) {
+    let mismatch = await #expect(
+      processExitsWith: .failure, observing: [\.standardErrorContent]
+    ) {
       let (q, k) = (Tensor.zeros([1, 2, 8, 4]), Tensor.zeros([1, 2, 7, 4]))
       print(
         tensorizedAttention(
@@ -15,7 +22,8 @@ import Torch
         )
         .output)
     }
-    await #expect(processExitsWith: .failure) {
+    expectMessage(mismatch, ["[1, 2, 8, 4]", "[1, 2, 7, 4]"])
+    let beta = await #expect(processExitsWith: .failure, observing: [\.standardErrorContent]) {
       let rows = Tensor.zeros([1, 2, 8, 4])
       print(
         tensorizedAttention(
@@ -23,6 +31,7 @@ import Torch
           beta: .zeros([3, 2])
         ).output)
     }
+    expectMessage(beta, ["[2, 2]", "[3, 2]"])
     await #expect(processExitsWith: .failure) {
       let (q, k) = (Tensor.zeros([1, 2, 8, 4]), Tensor.zeros([1, 2, 8, 4], dtype: .float64))
       print(
@@ -35,7 +44,7 @@ import Torch
 
   @Test("a fold too small for its block support stops the program")
   func smallFold() async {
-    await #expect(processExitsWith: .failure) {
+    let small = await #expect(processExitsWith: .failure, observing: [\.standardErrorContent]) {
       let rows = Tensor.zeros([1, 2, 9, 4])
       print(
         tensorizedAttention(
@@ -43,6 +52,7 @@ import Torch
           pattern: AttentionPattern(fold: Fold([2, 4]), support: .block)
         ).output)
     }
+    expectMessage(small, ["2x4 holds 8 tokens", "all 9"])
   }
 
   @Test("a cache of a support that is not causal stops the program")

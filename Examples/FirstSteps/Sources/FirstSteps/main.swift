@@ -36,5 +36,5 @@ print("decoded token 4095, off by", error < 1e-5 ? "less than 1e-5" : "\(error)"
 
 // What a token attends to: one row of the attention matrix that the two passes make together.
 let row = impliedAttentionRow(token: 4095, queries: q[0][0], keys: k[0][0], pattern: pattern)
-let sum = row.reduce(0, +)
-print("\(row.filter { $0 > 0 }.count) tokens with weight, which sum to \((sum * 1e6).rounded() / 1e6)")
+let sum = (row.reduce(0, +) * 1e6).rounded() / 1e6
+print("\(row.filter { $0 > 0 }.count) tokens with weight, which sum to \(sum)")
