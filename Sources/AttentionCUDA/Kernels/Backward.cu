@@ -94,11 +94,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardShort(cons
     __syncthreads();
     clearPadding(k, ROWS);
     clearPadding(u, ROWS);
-    loadTile(q, p.q + b * p.qB + h * p.qH, p.qN, keyToken, ROWS);
-    loadTile(k, p.k + b * p.kB + group * p.kH, p.kN, keyToken, ROWS);
+    loadTile<ROWS>(q, p.q + b * p.qB + h * p.qH, p.qN, keyToken, full);
+    loadTile<ROWS>(k, p.k + b * p.kB + group * p.kH, p.kN, keyToken, full);
     commit();
-    loadTile(u, p.u + b * p.uB + h / p.ratioU * p.uH, p.uN, keyToken, ROWS);
-    loadTile(dout, p.dout + b * p.doB + h * p.doH, p.doN, keyToken, ROWS);
+    loadTile<ROWS>(u, p.u + b * p.uB + h / p.ratioU * p.uH, p.uN, keyToken, full);
+    loadTile<ROWS>(dout, p.dout + b * p.doB + h * p.doH, p.doN, keyToken, full);
     commit();
     if (p.accumulate) prefetchRows(p.dq + b * p.dqB + h * p.dqH, p.dqN, keyToken, ROWS);
     i64 lseRow = (i64)(b * p.heads + h) * p.lseN;

@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
   int origin = fiberOrigin(p, blockIdx.x % p.fibers);
   int q0 = (p.tilesPerFiber - 1 - (int)(blockIdx.x / p.fibers)) * ROWS;
   int length = fiberLength(p, origin, p.tokens), keys = fiberLength(p, origin, limit);
-  int kFirst = SLIDING ? max(0, q0 - p.size + 1) : 0;
+  int kFirst = SLIDING ? max(0, q0 - p.size) : 0;  // whole tiles: one key more than is seen
   int kEnd = CAUSAL ? min(keys, q0 + ROWS) : keys;
   if (q0 >= keys) kEnd = kFirst;
   int tiles = kEnd > kFirst ? (kEnd - kFirst + KT - 1) / KT : 0;
@@ -26,13 +26,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
   i64 kStep = p.kN * p.stride, uStep = p.uN * p.stride;
 
   clearPadding(q, 2 * ROWS + 4 * KT);
-  loadLine(q, p.q + b * p.qB + h * p.qH + origin * p.qN, p.qN * p.stride, q0, 0, keys, ROWS);
-  loadLine(dout, p.dout + b * p.doB + h * p.doH + origin * p.doN, p.doN * p.stride, q0, 0, keys, ROWS);
+  loadLine<ROWS>(q, p.q + b * p.qB + h * p.qH + origin * p.qN, p.qN * p.stride, q0, 0, keys);
+  loadLine<ROWS>(dout, p.dout + b * p.doB + h * p.doH + origin * p.doN, p.doN * p.stride, q0, 0, keys);
 #pragma unroll
   for (int stage = 0; stage < 2; stage++) {
     if (stage < tiles) {
-      loadLine(k + stage * KT * LD, kLine, kStep, kFirst + stage * KT, 0, kEnd, KT);
-      loadLine(u + stage * KT * LD, uLine, uStep, kFirst + stage * KT, 0, kEnd, KT);
+      loadLine<KT>(k + stage * KT * LD, kLine, kStep, kFirst + stage * KT, 0, kEnd);
+      loadLine<KT>(u + stage * KT * LD, uLine, uStep, kFirst + stage * KT, 0, kEnd);
     }
     commit();
   }
@@ -66,7 +66,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
         x += a0.x * y0.x + a0.y * y0.y + a1.x * y1.x + a1.y * y1.y;
 #endif
       }
-    dot[half] = quadSum(x) - (live && p.dlseOut ? p.dlseOut[lseRow + t] : 0.f);
+    float dlse = live && p.dlseOut ? p.dlseOut[lseRow + t] : 0.f;
+    dot[half] = quadSum(x) - dlse;
+    // A row of dz sums to dℓ', so what lies off the diagonal is dℓ' − dz(t, t): exact, where the sum itself
+    // would carry the rounding of the saved u'.
+    if ((lane & 3) == 0 && total[half] < INFINITE) dbeta += dlse;
     if (live && (lane & 3) == 0) p.dot[lseRow + t] = dot[half];
 #if JOINT
     if (!live && position[half] < length && (lane & 3) == 0)
@@ -107,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
           float x = logit(p, z[n][e], position[half] - j, j, beta, carried[half], bias);
           x = inside || j < keys ? exp2Fast(x - total[half]) * (dz[n][e] - dot[half]) : 0.f;
           bool diagonal = position[half] == j;
-          if (!diagonal) dbeta += x;
+          if (diagonal) dbeta -= x;
 #if JOINT
           if (diagonal) {
             if (j < keys) p.dlseIn[lseRow + (i64)j * p.stride] = x;
@@ -120,8 +124,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
     }
     __syncthreads();
     if (tile + 2 < tiles) {
-      loadLine(kTile, kLine, kStep, k0 + 2 * KT, 0, kEnd, KT);
-      loadLine(uTile, uLine, uStep, k0 + 2 * KT, 0, kEnd, KT);
+      loadLine<KT>(kTile, kLine, kStep, k0 + 2 * KT, 0, kEnd);
+      loadLine<KT>(uTile, uLine, uStep, k0 + 2 * KT, 0, kEnd);
     }
     commit();
   }
@@ -159,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(co
   int origin = fiberOrigin(p, blockIdx.x % p.fibers), k0 = blockIdx.x / p.fibers * ROWS;
   int length = fiberLength(p, origin, p.tokens), keys = fiberLength(p, origin, limit);
   int qFirst = CAUSAL ? k0 : 0;
-  int qEnd = SLIDING ? min(keys, k0 + ROWS - 1 + p.size) : keys;
+  int qEnd = SLIDING ? min(keys, k0 + ROWS + p.size) : keys;
   if (k0 >= keys) qEnd = qFirst;
   int tiles = qEnd > qFirst ? (qEnd - qFirst + KT - 1) / KT : 0;
   i64 qStep = p.qN * p.stride, dStep = p.doN * p.stride;
@@ -167,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(co
   int position[2] = {k0 + first + g, k0 + first + g + 8};
 
   clearPadding(k, 2 * ROWS + 4 * KT);
-  loadLine(k, p.k + b * p.kB + group * p.kH + origin * p.kN, p.kN * p.stride, k0, 0, keys, ROWS);
+  loadLine<ROWS>(k, p.k + b * p.kB + group * p.kH + origin * p.kN, p.kN * p.stride, k0, 0, keys);
   commit();
   await<0>();
   __syncthreads();
@@ -193,12 +197,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(co
 #endif
     const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
     if (r == 0 || p.ratioU == 1)
-      loadLine(u, p.u + b * p.uB + h / p.ratioU * p.uH + origin * p.uN, p.uN * p.stride, k0, 0, keys, ROWS);
+      loadLine<ROWS>(u, p.u + b * p.uB + h / p.ratioU * p.uH + origin * p.uN, p.uN * p.stride, k0, 0, keys);
 #pragma unroll
     for (int stage = 0; stage < 2; stage++) {
       if (stage < tiles) {
-        loadLine(q + stage * KT * LD, qLine, qStep, qFirst + stage * KT, 0, qEnd, KT);
-        loadLine(dout + stage * KT * LD, dLine, dStep, qFirst + stage * KT, 0, qEnd, KT);
+        loadLine<KT>(q + stage * KT * LD, qLine, qStep, qFirst + stage * KT, 0, qEnd);
+        loadLine<KT>(dout + stage * KT * LD, dLine, dStep, qFirst + stage * KT, 0, qEnd);
       }
       commit();
     }
@@ -253,8 +257,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(co
       }
       __syncthreads();
       if (tile + 2 < tiles) {
-        loadLine(qTile, qLine, qStep, q0 + 2 * KT, 0, qEnd, KT);
-        loadLine(dTile, dLine, dStep, q0 + 2 * KT, 0, qEnd, KT);
+        loadLine<KT>(qTile, qLine, qStep, q0 + 2 * KT, 0, qEnd);
+        loadLine<KT>(dTile, dLine, dStep, q0 + 2 * KT, 0, qEnd);
       }
       commit();
     }

@@ -127,20 +127,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   int start = (rank * WARPS + warp) * KEYS + slot;
   constexpr int step = SPLIT * WARPS * KEYS;
 
-  // Everything that will be read is asked for at once: one memory latency instead of one a pass and tensor.
-  for (int m = 0; m < p.passes; m++) {
-    const DecodePass& pass = p.pass[m];
-    int count = keysOf(pass, t, place);
-    constexpr int lines = (D * (int)sizeof(T) + 127) / 128;
-    const T* uBase = pass.u + b * pass.uB + h / pass.ratioU * pass.uH;
-    for (int i = threadIdx.x; i < count * lines * 2; i += THREADS) {
-      int j = i / (2 * lines);
-      if (j / KEYS / WARPS % SPLIT != rank) continue;
-      i64 token = t - (i64)j * pass.stride;
-      const T* address = i / lines % 2 ? uBase + token * pass.uN : kBase + token * p.kN;
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(reinterpret_cast<const char*>(address) + i % lines * 128));
-    }
-  }
   float q[2 * WIDTH];
   loadRow(q, p.q + b * p.qB + h * p.qH, channel);
   if (!active)

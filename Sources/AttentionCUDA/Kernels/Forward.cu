@@ -34,10 +34,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const
   clearPadding(q, 3 * ROWS);
   // A full tile needs no check of its keys.
   bool full = __syncthreads_and(threadIdx.x >= ROWS || keyToken[threadIdx.x % ROWS] >= 0);
-  loadTile(q, p.q + b * p.qB + h * p.qH, p.qN, queryToken, ROWS);
-  loadTile(k, p.k + b * p.kB + h / p.ratioK * p.kH, p.kN, keyToken, ROWS);
+  loadTile<ROWS>(q, p.q + b * p.qB + h * p.qH, p.qN, queryToken, full && p.firstQuery == 0);
+  loadTile<ROWS>(k, p.k + b * p.kB + h / p.ratioK * p.kH, p.kN, keyToken, full);
   commit();
-  loadTile(u, p.u + b * p.uB + h / p.ratioU * p.uH, p.uN, keyToken, ROWS);
+  loadTile<ROWS>(u, p.u + b * p.uB + h / p.ratioU * p.uH, p.uN, keyToken, full);
   commit();
 
   constexpr int NB = SPAN / 8;
@@ -125,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const 
   int q0 = p.firstPosition + (p.tilesPerFiber - 1 - (int)(blockIdx.x / fibers)) * ROWS;
   int length = fiberLength(p, origin, p.tokens), keys = fiberLength(p, origin, limit);
   if (q0 >= length) return;
-  int kFirst = SLIDING ? max(0, q0 - p.size + 1) : 0;
+  int kFirst = SLIDING ? max(0, q0 - p.size) : 0;  // whole tiles: one key more than is seen
   int kEnd = CAUSAL ? min(keys, q0 + ROWS) : keys;
   int tiles = kEnd > kFirst ? (kEnd - kFirst + KT - 1) / KT : 0;
   const T* qLine = p.q + b * p.qB + h * p.qH + origin * p.qN;
@@ -135,12 +135,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const 
 
   clearPadding(q, ROWS + 4 * KT);
   int firstRow = p.firstQuery > origin ? (p.firstQuery - origin + p.stride - 1) / p.stride : 0;
-  loadLine(q, qLine, qStep, q0, firstRow, keys, ROWS);
+  loadLine<ROWS>(q, qLine, qStep, q0, firstRow, keys);
 #pragma unroll
   for (int stage = 0; stage < 2; stage++) {
     if (stage < tiles) {
-      loadLine(k + stage * KT * LD, kLine, kStep, kFirst + stage * KT, 0, kEnd, KT);
-      loadLine(u + stage * KT * LD, uLine, uStep, kFirst + stage * KT, 0, kEnd, KT);
+      loadLine<KT>(k + stage * KT * LD, kLine, kStep, kFirst + stage * KT, 0, kEnd);
+      loadLine<KT>(u + stage * KT * LD, uLine, uStep, kFirst + stage * KT, 0, kEnd);
     }
     commit();
   }
@@ -228,8 +228,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const 
     }
     __syncthreads();
     if (tile + 2 < tiles) {
-      loadLine(kTile, kLine, kStep, k0 + 2 * KT, 0, kEnd, KT);
-      loadLine(uTile, uLine, uStep, k0 + 2 * KT, 0, kEnd, KT);
+      loadLine<KT>(kTile, kLine, kStep, k0 + 2 * KT, 0, kEnd);
+      loadLine<KT>(uTile, uLine, uStep, k0 + 2 * KT, 0, kEnd);
     }
     commit();
   }

@@ -99,19 +99,36 @@ __device__ __forceinline__ void copy16(void* destination, const void* source, bo
                "r"(bytes)
                : "memory");
 }
+// Without the zero fill, which costs three idle instructions a copy.
+__device__ __forceinline__ void copy16(void* destination, const void* source) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared32(destination)), "l"(source) : "memory");
+}
 __device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
 __device__ __forceinline__ void await() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// Copies `rows` token rows into a tile; a row whose token is negative becomes zeros.
-__device__ __forceinline__ void loadTile(T* tile, const T* base, i64 rowStride, const int* tokens, int rows) {
-  constexpr int chunks = D / VEC;
+// Copies ROWS token rows into a tile; a row whose token is negative becomes zeros. `full` says that there
+// is none. Tokens are read before the first copy: a read of shared memory between copies stalls them.
+template <int ROWS>
+__device__ __forceinline__ void loadTile(T* tile, const T* base, i64 rowStride, const int* tokens, bool full) {
+  constexpr int chunks = D / VEC, rounds = ROWS * chunks / THREADS;
   int rowBytes = (int)(rowStride * sizeof(T));
   const char* bytes = reinterpret_cast<const char*>(base);
-#pragma unroll 4
-  for (int i = threadIdx.x; i < rows * chunks; i += THREADS) {
+  if (full && ROWS * chunks % THREADS == 0) {
+    int t[rounds];
+#pragma unroll
+    for (int n = 0; n < rounds; n++) t[n] = tokens[(threadIdx.x + n * THREADS) / chunks];
+#pragma unroll
+    for (int n = 0; n < rounds; n++) {
+      int i = threadIdx.x + n * THREADS, row = i / chunks, chunk = i % chunks;
+      copy16(tile + row * LD + chunk * VEC, bytes + chunk * 16 + (i64)t[n] * rowBytes);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int i = threadIdx.x; i < ROWS * chunks; i += THREADS) {
     int row = i / chunks, chunk = i % chunks;
     int t = tokens[row];
     copy16(tile + row * LD + chunk * VEC, bytes + chunk * 16 + (i64)max(t, 0) * rowBytes, t >= 0);
@@ -411,29 +428,29 @@ __device__ __forceinline__ void storeRow(T* row, const float (&c)[ND][4], int ha
 #endif
 }
 
-// Copies positions first … first + rows − 1 of a fiber into a tile; positions outside [begin, end) become
+// Copies positions first … first + COUNT − 1 of a fiber into a tile; positions outside [begin, end) become
 // zeros.
+template <int COUNT>
 __device__ __forceinline__ void loadLine(T* tile, const T* fiber, i64 positionStride, int first, int begin,
-                                         int end, int rows) {
-  constexpr int chunks = D / VEC;
-  if constexpr (THREADS % chunks == 0) {
-    // A thread keeps its chunk and walks down the rows.
-    int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
-    const T* source = fiber + (first + row) * positionStride + chunk * VEC;
-    T* destination = tile + row * LD + chunk * VEC;
-    constexpr int step = THREADS / chunks;
-    i64 sourceStep = positionStride * step;
-#pragma unroll 8
-    for (; row < rows; row += step, source += sourceStep, destination += step * LD) {
-      bool valid = first + row >= begin && first + row < end;
-      copy16(destination, valid ? source : fiber, valid);
+                                         int end) {
+  constexpr int chunks = D / VEC, step = THREADS / chunks;
+  if constexpr (THREADS % chunks == 0 && COUNT % step == 0) {
+    if (first >= begin && first + COUNT <= end) {
+      // A thread keeps its chunk and walks down the rows.
+      int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
+      const T* source = fiber + (first + row) * positionStride + chunk * VEC;
+      T* destination = tile + row * LD + chunk * VEC;
+#pragma unroll
+      for (int n = 0; n < COUNT / step; n++)
+        copy16(destination + n * step * LD, source + n * step * positionStride);
+      return;
     }
-  } else {
-    for (int i = threadIdx.x; i < rows * chunks; i += THREADS) {
-      int row = i / chunks, chunk = i % chunks, j = first + row;
-      bool valid = j >= begin && j < end;
-      copy16(tile + row * LD + chunk * VEC, fiber + (valid ? j * positionStride : 0) + chunk * VEC, valid);
-    }
+  }
+#pragma unroll 1
+  for (int i = threadIdx.x; i < COUNT * chunks; i += THREADS) {
+    int row = i / chunks, chunk = i % chunks, j = first + row;
+    bool valid = j >= begin && j < end;
+    copy16(tile + row * LD + chunk * VEC, fiber + (valid ? j * positionStride : 0) + chunk * VEC, valid);
   }
 }
 
