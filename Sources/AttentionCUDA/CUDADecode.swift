@@ -81,6 +81,7 @@ public struct CUDADecode: Sendable {
   }
 
   static let mostPasses = 8
+  static let clusterBlocks = 8
 
   /// Why no kernel runs this step, or nil if one does.
   public var objection: String? {
@@ -91,7 +92,7 @@ public struct CUDADecode: Sendable {
     guard passes.count <= Self.mostPasses else {
       return "\(passes.count) passes exceed \(Self.mostPasses)"
     }
-    guard plan(clusters: true).sharedMemory <= 227 * 1024 else {
+    guard plan(clusters: false).sharedMemory <= 227 * 1024 else {
       return "\(passes.reduce(0) { $0 + $1.mode.size }) cached keys a token exceed shared memory"
     }
     return nil
@@ -99,16 +100,16 @@ public struct CUDADecode: Sendable {
 
   /// The kernel.
   ///
-  /// - Parameter clusters: whether blocks can share memory (compute capability 9.0): four of them then
+  /// - Parameter clusters: whether blocks can share memory (compute capability 9.0): eight of them then
   ///   divide the keys of a head.
   package func plan(clusters: Bool) -> LaunchPlan {
-    let warps = 8
+    let warps = clusters ? 4 : 16
     let keys = passes.reduce(0) { $0 + $1.mode.size }
     let macros = [
       "DTYPE": element.rawValue, "D": headWidth,
       "ROTARY": passes.contains { $0.rotary != nil } ? 1 : 0, "JOINT": isJoint ? 1 : 0,
       "SLIDING": support == .slidingCausal ? 1 : 0, "WARPS": warps, "MODES": Self.mostPasses,
-      "BETA": 0, "BIAS": 0, "CAUSAL": 1, "SPLIT": clusters ? 4 : 1,
+      "BETA": 0, "BIAS": 0, "CAUSAL": 1, "SPLIT": clusters ? Self.clusterBlocks : 1,
     ]
     return LaunchPlan(
       file: "Decode", entry: "decode", macros: macros.map { "\($0.key)=\($0.value)" }.sorted(),
@@ -170,7 +171,8 @@ extension CUDAKernels {
     let clusters = device.capability >= 90
     let plan = step.plan(clusters: clusters)
     try driver.launch(
-      try function(plan, on: device), grid: (step.batch * step.heads * (clusters ? 4 : 1), 1),
+      try function(plan, on: device),
+      grid: (step.batch * step.heads * (clusters ? CUDADecode.clusterBlocks : 1), 1),
       threads: plan.threads,
       sharedMemory: plan.sharedMemory, stream: stream,
       parameters: DecodeArguments(
