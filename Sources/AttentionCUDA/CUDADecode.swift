@@ -80,6 +80,22 @@ public struct CUDADecode: Sendable {
     self.scale = scale
   }
 
+  /// What decides the kernel of a step.
+  struct Variant: Hashable {
+    var element: CUDAElement
+    var headWidth: Int
+    var support: Support
+    var isJoint: Bool
+    var isRotary: Bool
+    var sizes: [Int]
+  }
+
+  var variant: Variant {
+    Variant(
+      element: element, headWidth: headWidth, support: support, isJoint: isJoint,
+      isRotary: passes.contains { $0.rotary != nil }, sizes: passes.map(\.mode.size))
+  }
+
   static let mostPasses = 8
   static let clusterBlocks = 8
 
@@ -92,10 +108,16 @@ public struct CUDADecode: Sendable {
     guard passes.count <= Self.mostPasses else {
       return "\(passes.count) passes exceed \(Self.mostPasses)"
     }
-    guard plan(clusters: false).sharedMemory <= 227 * 1024 else {
+    guard sharedMemory(warps: 16) <= 227 * 1024 else {
       return "\(passes.reduce(0) { $0 + $1.mode.size }) cached keys a token exceed shared memory"
     }
     return nil
+  }
+
+  /// Partial sums of every warp, the block's own, three numbers a pass and the logits, in bytes.
+  private func sharedMemory(warps: Int) -> Int {
+    let keys = passes.reduce(0) { $0 + $1.mode.size }
+    return (passes.count * (warps + 1) * headWidth + 3 * Self.mostPasses + keys) * 4
   }
 
   /// The kernel.
@@ -104,7 +126,6 @@ public struct CUDADecode: Sendable {
   ///   divide the keys of a head.
   package func plan(clusters: Bool) -> LaunchPlan {
     let warps = clusters ? 4 : 16
-    let keys = passes.reduce(0) { $0 + $1.mode.size }
     let macros = [
       "DTYPE": element.rawValue, "D": headWidth,
       "ROTARY": passes.contains { $0.rotary != nil } ? 1 : 0, "JOINT": isJoint ? 1 : 0,
@@ -113,7 +134,7 @@ public struct CUDADecode: Sendable {
     ]
     return LaunchPlan(
       file: "Decode", entry: "decode", macros: macros.map { "\($0.key)=\($0.value)" }.sorted(),
-      sharedMemory: (passes.count * (warps + 1) * headWidth + 3 * Self.mostPasses + keys) * 4,
+      sharedMemory: sharedMemory(warps: warps),
       rows: 1, threads: warps * 32, fiber: nil)
   }
 }
@@ -169,9 +190,12 @@ extension CUDAKernels {
       }
     }
     let clusters = device.capability >= 90
-    let plan = step.plan(clusters: clusters)
+    let kernel = try kernels(.decode(step.variant, clusters: clusters), on: device) {
+      [step.plan(clusters: clusters)]
+    }[0]
+    let plan = kernel.plan
     try driver.launch(
-      try function(plan, on: device),
+      kernel.function,
       grid: (step.batch * step.heads * (clusters ? CUDADecode.clusterBlocks : 1), 1),
       threads: plan.threads,
       sharedMemory: plan.sharedMemory, stream: stream,

@@ -169,15 +169,20 @@ extension CUDADriver {
     }
     var ordinal: Int32 = 0
     try check(currentDevice(&ordinal), "cuCtxGetDevice")
+    if let known = Self.devices.withLock({ $0[ordinal] }) { return known }
     var text = [CChar](repeating: 0, count: 256)
     try check(deviceName(&text, 256, ordinal), "cuDeviceGetName")
     let name = String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     let (major, minor) = (try value(75, ordinal), try value(76, ordinal))
     guard major >= 8 else { throw .oldDevice(name: name, capability: "\(major).\(minor)") }
-    return Device(
+    let device = Device(
       ordinal: Int(ordinal), name: name, capability: major * 10 + minor,
       multiprocessors: try value(16, ordinal), sharedMemory: try value(97, ordinal))
+    Self.devices.withLock { $0[ordinal] = device }
+    return device
   }
+
+  private static let devices = Mutex<[Int32: Device]>([:])
 
   /// Runs `body` with the primary context of a device current on this thread.
   public func withDevice<Result>(_ ordinal: Int, _ body: () throws -> Result) throws -> Result {

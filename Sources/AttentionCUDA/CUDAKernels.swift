@@ -19,6 +19,26 @@ public final class CUDAKernels: Sendable {
     var device: Int
   }
 
+  /// What a launch looks up: cheaper to hash than a plan.
+  enum Request: Hashable {
+    case forward(CUDAPassShape)
+    case backward(CUDAPassShape)
+    case decode(CUDADecode.Variant, clusters: Bool)
+  }
+
+  /// A plan with its function.
+  struct Kernel {
+    var plan: LaunchPlan
+    var function: UInt
+  }
+
+  private struct RequestKey: Hashable {
+    var request: Request
+    var device: Int
+  }
+
+  private let kernels = Mutex<[RequestKey: [Kernel]]>([:])
+
   private struct TableKey: Hashable {
     var anglesPerPlace: [Double]
     var device: Int
@@ -69,6 +89,17 @@ public final class CUDAKernels: Sendable {
     return function
   }
 
+  /// The kernels of a request, in the order in which they run; `plans` is asked on first use.
+  func kernels(
+    _ request: Request, on device: CUDADriver.Device, plans: () -> [LaunchPlan]
+  ) throws -> [Kernel] {
+    let key = RequestKey(request: request, device: device.ordinal)
+    if let kernels = kernels.withLock({ $0[key] }) { return kernels }
+    let loaded = try plans().map { Kernel(plan: $0, function: try function($0, on: device)) }
+    kernels.withLock { $0[key] = loaded }
+    return loaded
+  }
+
   /// The device's rotary table with at least `rows` positions. A table that grows keeps its
   /// predecessor alive, since kernels in flight may still read it.
   func rotaryTable(_ angles: RotaryAngles, rows: Int, on device: CUDADriver.Device) throws
@@ -117,7 +148,8 @@ extension CUDAKernels {
     precondition(shape.objection() == nil, "No kernel runs this pass: \(shape.objection() ?? "").")
     guard pass.firstQuery < shape.tokens else { return }
     let device = try driver.device()
-    let plan = shape.forwardPlan
+    let kernel = try kernels(.forward(shape), on: device) { [shape.forwardPlan] }[0]
+    let plan = kernel.plan
     var parameters = try self.parameters(of: pass, on: device)
     var fibers = shape.fibers
     var positions = shape.fiberLength
@@ -134,7 +166,7 @@ extension CUDAKernels {
     }
     let grid = Self.grid(plan, fibers: fibers, positions: positions, rows: &parameters)
     try driver.launch(
-      try function(plan, on: device), grid: (grid, shape.batch * shape.heads),
+      kernel.function, grid: (grid, shape.batch * shape.heads),
       threads: plan.threads, sharedMemory: plan.sharedMemory, stream: stream,
       parameters: parameters)
   }
@@ -168,16 +200,20 @@ extension CUDAKernels {
     parameters.accumulate = gradients.accumulates ? 1 : 0
     parameters.dot = gradients.workspace
     parameters.dbeta = gradients.workspace + UInt64(shape.batch * shape.heads * pass.lseRow * 4)
-    for plan in shape.backwardPlans {
+    let kernels = try kernels(.backward(shape), on: device) {
+      shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
+    }
+    for kernel in kernels where kernel.plan.entry != shape.reductionEntry {
+      let plan = kernel.plan
       let heads = plan.entry == "backwardLongQuery" ? shape.heads : shape.keyHeads
       let grid = Self.grid(
         plan, fibers: shape.fibers, positions: shape.fiberLength, rows: &parameters)
       try driver.launch(
-        try function(plan, on: device), grid: (grid, shape.batch * heads), threads: plan.threads,
+        kernel.function, grid: (grid, shape.batch * heads), threads: plan.threads,
         sharedMemory: plan.sharedMemory, stream: stream, parameters: parameters)
-      if shape.hasBeta, plan.entry != "backwardLongKey" {
+      if let reduction = kernels.last, shape.hasBeta, plan.entry != "backwardLongKey" {
         try driver.launch(
-          try function(shape.reductionPlan, on: device), grid: (shape.heads, 1), threads: 256,
+          reduction.function, grid: (shape.heads, 1), threads: 256,
           sharedMemory: 0, stream: stream,
           parameters: Reduction(
             partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.batch * grid)))

@@ -110,12 +110,14 @@ extension CUDAPassShape {
       }
   }
 
+  var reductionEntry: String { "reducePartials" }
+
   /// The fixed-order sum of the partial sums of dβ.
   package var reductionPlan: LaunchPlan {
     var shape = self
     shape.element = .bfloat16
     return shape.plan(
-      "Reduce", "reducePartials", rows: 128, sharedMemory: 0, ["BLOCKS": 1])
+      "Reduce", reductionEntry, rows: 128, sharedMemory: 0, ["BLOCKS": 1])
   }
 
   /// The rows of the rotary table that the kernels of this pass may read: positions relative to the first
