@@ -42,8 +42,11 @@ struct CUDATests {
       terms: Double(trial.tokens))
   }
 
+  // Gradients of mode biases come from the composition, whose index sums libtorch leaves unordered: there is
+  // nothing of the kernels to compare.
   @Test(
-    "half types err at most twice what the same-type composition errs", arguments: trials,
+    "half types err at most twice what the same-type composition errs",
+    arguments: trials.filter { !$0.biases },
     [DType.bfloat16, .float16])
   func half(trial: Trial, dtype: DType) {
     let reference = trial.run(.reference, dtype: .float64, rounded: dtype)
@@ -60,7 +63,6 @@ struct CUDATests {
     }
   }
 
-  // Gradients of mode biases come from the composition, whose index sums libtorch leaves unordered.
   @Test("two runs agree bit by bit", arguments: trials.filter { !$0.biases })
   func repeatable(trial: Trial) {
     let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
