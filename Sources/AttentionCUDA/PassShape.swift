@@ -92,7 +92,10 @@ public struct CUDAPassShape: Sendable, Hashable {
   /// - Parameters:
   ///   - backward: whether gradients are wanted.
   ///   - biasGradient: whether the mode bias wants one.
-  public func objection(backward: Bool = false, biasGradient: Bool = false) -> String? {
+  ///   - sharedMemory: the bytes that a block of the device may use; ``CUDADriver/Device/sharedMemory``.
+  public func objection(
+    backward: Bool = false, biasGradient: Bool = false, sharedMemory: Int = 227 * 1024
+  ) -> String? {
     guard headWidth % 8 == 0, (32...256).contains(headWidth) else {
       return "the head width \(headWidth) is not a multiple of 8 from 32 to 256"
     }
@@ -104,6 +107,11 @@ public struct CUDAPassShape: Sendable, Hashable {
       return "the rotary gradient needs a head width that is a multiple of 16, not \(headWidth)"
     }
     if backward, biasGradient { return "no kernel forms the gradient of a mode bias" }
+    let needed = ([forwardPlan] + (backward ? backwardPlans : [])).map(\.sharedMemory).max() ?? 0
+    if needed > sharedMemory {
+      return
+        "this pass needs \(needed) bytes of shared memory a block and the GPU has \(sharedMemory)"
+    }
     return nil
   }
 }

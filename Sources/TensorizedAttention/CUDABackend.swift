@@ -77,7 +77,7 @@ extension Tensor {
 }
 
 /// A call without its tensors.
-private struct CUDAPlan: Sendable {
+struct CUDAPlan: Sendable {
   let pattern: AttentionPattern
   let shape: AttentionShape
   let element: CUDAElement
@@ -107,6 +107,11 @@ private struct CUDAPlan: Sendable {
     }
   }
 
+  /// What a block may use on the GPU at hand.
+  static var sharedMemory: Int {
+    (try? CUDAKernels.shared().driver.device().sharedMemory) ?? 227 * 1024
+  }
+
   private var firstBias: Int { hasBeta ? 4 : 3 }
   private var isJoint: Bool { pattern.normalization == .joint }
 
@@ -122,10 +127,9 @@ private struct CUDAPlan: Sendable {
 
   func objection(backward: Bool, biasGradient: Bool) -> String? {
     for index in 0..<pattern.fold.order {
-      if let objection = passShape(index).objection(backward: backward, biasGradient: biasGradient)
-      {
-        return objection
-      }
+      let objection = passShape(index).objection(
+        backward: backward, biasGradient: biasGradient, sharedMemory: Self.sharedMemory)
+      if let objection { return objection }
     }
     return nil
   }

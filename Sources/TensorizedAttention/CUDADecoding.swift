@@ -8,7 +8,9 @@ extension DecodeStep {
   /// no kernel covers it.
   func runOnCUDA(queries: Tensor, keys: Tensor, values: [Tensor]) -> Tensor? {
     guard let element = CUDAElement(queries.dtype) else { return nil }
-    if let objection = passShapes(element).lazy.compactMap({ $0.objection() }).first {
+    if let objection = passShapes(element).lazy.compactMap({
+      $0.objection(sharedMemory: CUDAPlan.sharedMemory)
+    }).first {
       ComposedFallback.log(objection)
       return nil
     }

@@ -106,6 +106,7 @@ struct KernelCompilationTests {
     #expect(shape.objection()?.contains("head width 36") == true)
     shape.headWidth = 64
     #expect(shape.objection(backward: true, biasGradient: true)?.contains("bias") == true)
+    #expect(shape.objection(sharedMemory: 1024)?.contains("1024") == true)
     shape.batch = 10_000
     #expect(shape.objection()?.contains("80000") == true)
   }
