@@ -73,7 +73,7 @@ public struct SavedPasses {
 /// 2 MiB instead of every 4 KiB, which was a sixth of a forward pass.
 private func allocate(_ count: Int, _ fill: Float?) -> UnsafeMutablePointer<Float> {
   let bytes = max(count, 1) * 4
-  let isLarge = bytes >= 8 << 20
+  let isLarge = bytes >= 4 << 20
   let memory = UnsafeMutableRawPointer.allocate(
     byteCount: bytes, alignment: isLarge ? 2 << 20 : 64)
   #if os(Linux)
@@ -82,6 +82,24 @@ private func allocate(_ count: Int, _ fill: Float?) -> UnsafeMutablePointer<Floa
   let pointer = memory.bindMemory(to: Float.self, capacity: max(count, 1))
   if let fill { pointer.initialize(repeating: fill, count: max(count, 1)) }
   return pointer
+}
+
+/// Buffers that the slices of a call use in turn, and so find in the cache.
+private final class Workspace {
+  /// Running values or their gradients, `[heads, N, D]` each.
+  let rows: [UnsafeMutablePointer<Float>]
+  /// Log-sum-exps or their gradients, `[heads, N]` each.
+  let scalars: [UnsafeMutablePointer<Float>]
+
+  init(
+    largest shape: AttentionShape, rows rowBuffers: Int, scalars scalarBuffers: Int, fill: Float?
+  ) {
+    let count = shape.batch * shape.heads * shape.tokens
+    rows = (0..<rowBuffers).map { _ in allocate(count * shape.width, fill) }
+    scalars = (0..<scalarBuffers).map { _ in allocate(count, fill) }
+  }
+
+  deinit { for pointer in rows + scalars { pointer.deallocate() } }
 }
 
 /// The operator through the SIMD kernels.
@@ -181,35 +199,32 @@ public struct CPUAttention: Sendable {
     output: MutableRows<Float>, logSumExp: UnsafeMutablePointer<Float>
   ) {
     validate(pattern, shape)
-    for slice in slices(shape) {
+    let slices = slices(shape)
+    guard let largest = slices.first?.shape else { return }
+    // Running values alternate between one buffer and the output so that the last pass ends there.
+    let needed = pattern.fold.order > 1 ? 1 : 0
+    let workspace = Workspace(largest: largest, rows: needed, scalars: needed, fill: fill)
+    for slice in slices {
       forwardSlice(
         pattern, slice.shape, scale: scale, inputs: inputs.slice(slice, pattern),
         output: output.advanced(batch: slice.batch, head: slice.head),
-        logSumExp: logSumExp + slice.firstRow)
+        logSumExp: logSumExp + slice.firstRow, workspace: workspace)
     }
   }
 
   private func forwardSlice(
     _ pattern: AttentionPattern, _ shape: AttentionShape, scale: Float, inputs: AttentionInputs,
-    output: MutableRows<Float>, logSumExp: UnsafeMutablePointer<Float>
+    output: MutableRows<Float>, logSumExp: UnsafeMutablePointer<Float>, workspace: Workspace
   ) {
-    let count = shape.batch * shape.heads * shape.tokens
-    let order = pattern.fold.order
-    // Running values alternate between one buffer and the output so that the last pass ends there.
-    let buffer = order > 1 ? allocate(count * shape.width, fill) : nil
-    let lower = order > 1 ? allocate(count, fill) : nil
-    defer {
-      buffer?.deallocate()
-      lower?.deallocate()
-    }
     var values = inputs.values
     var carried: UnsafePointer<Float>?
     for (index, mode) in pattern.chain.enumerated() {
-      let endsInOutput = (order - 1 - index) % 2 == 0
+      let endsInOutput = (pattern.fold.order - 1 - index) % 2 == 0
       var target = output
       var lse = logSumExp
-      if !endsInOutput, let buffer, let lower {
-        (target, lse) = (CPUAttention.rows(buffer, shape, heads: shape.heads), lower)
+      if !endsInOutput {
+        target = CPUAttention.rows(workspace.rows[0], shape, heads: shape.heads)
+        lse = workspace.scalars[0]
       }
       forwardPass(
         CPUAttention.arguments(
@@ -315,33 +330,35 @@ public struct CPUAttention: Sendable {
       gradients.biases[index]?.update(
         repeating: 0, count: pattern.biasCount(mode) * (bias.isPerHead ? shape.heads : 1))
     }
-    for slice in slices(shape) {
+    let slices = slices(shape)
+    guard let largest = slices.first?.shape else { return }
+    let between = min(2, pattern.fold.order - 1)
+    let workspace = Workspace(
+      largest: largest, rows: between,
+      scalars: pattern.normalization == .joint ? between : 0, fill: fill)
+    for slice in slices {
       backwardSlice(
         pattern, slice.shape, scale: scale, inputs: inputs.slice(slice, pattern),
         saved: saved.slice(slice), output: output.advanced(batch: slice.batch, head: slice.head),
-        gradients: gradients.slice(slice, pattern, inputs))
+        gradients: gradients.slice(slice, pattern, inputs), workspace: workspace)
     }
   }
 
   private func backwardSlice(
     _ pattern: AttentionPattern, _ shape: AttentionShape, scale: Float, inputs: AttentionInputs,
-    saved: SavedPasses, output: Rows<Float>, gradients: GradientRows
+    saved: SavedPasses, output: Rows<Float>, gradients: GradientRows, workspace: Workspace
   ) {
-    let count = shape.batch * shape.heads * shape.tokens
     let order = pattern.fold.order
     let isJoint = pattern.normalization == .joint
-    let buffers = (0..<min(2, order - 1)).map { _ in allocate(count * shape.width, fill) }
-    let lseBuffers = (0..<(isJoint ? min(2, order - 1) : 0)).map { _ in allocate(count, fill) }
-    defer { for pointer in buffers + lseBuffers { pointer.deallocate() } }
     var du = gradients.output
     var dlse = gradients.logSumExp
     for (index, mode) in pattern.chain.enumerated().reversed() {
       let target =
         index == 0
         ? gradients.values
-        : CPUAttention.rows(buffers[index % buffers.count], shape, heads: shape.heads)
+        : CPUAttention.rows(workspace.rows[index % workspace.rows.count], shape, heads: shape.heads)
       let carriedGradient =
-        isJoint && index > 0 ? lseBuffers[index % lseBuffers.count] : nil
+        isJoint && index > 0 ? workspace.scalars[index % workspace.scalars.count] : nil
       let bias =
         gradients.biases.indices.contains(mode.index - 1)
         ? gradients.biases[mode.index - 1] : nil

@@ -13,8 +13,9 @@ import Folding
 public enum BackwardPass {
   /// The most places of a unit.
   static let largestUnit = 384
-  /// The most keys, and queries, of a tile.
-  static let blockSize = 96
+  /// The most keys, and queries, of a tile: whole vectors and whole micro-tiles, and room for the
+  /// common mode size 128, so that its q and du' are brought in once.
+  static let blockSize = 144
 
   /// Runs a pass.
   public static func run(
@@ -49,7 +50,7 @@ public enum BackwardPass {
   /// Two windows of the sliding support keep the part that is computed twice small.
   private static func unitPlaces(_ fibers: Fibers) -> Int {
     fibers.support == .slidingCausal
-      ? min(largestUnit, max(blockSize, 2 * fibers.mode.size)) : largestUnit
+      ? min(largestUnit, max(96, 2 * fibers.mode.size)) : largestUnit
   }
 
   /// The most places between a unit's first key and its last observer.

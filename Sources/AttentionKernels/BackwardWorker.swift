@@ -14,16 +14,16 @@ struct BackwardWorker: ~Copyable {
   private let paddedWidth: Int
   private let reach: Int
   private var scratch: Scratch
-  /// [96, Dp] rotated queries times scale·log2(e), and du' of the same tokens.
+  /// [144, Dp] rotated queries times scale·log2(e), and du' of the same tokens.
   private let q: UnsafeMutablePointer<Float>
   private let upstream: UnsafeMutablePointer<Float>
-  /// [96, Dp] rotated keys, and [panel, Dp, 2V] the same transposed.
+  /// [144, Dp] rotated keys, and [panel, Dp, 2V] the same transposed.
   private let k: UnsafeMutablePointer<Float>
   private let kt: UnsafeMutablePointer<Float>
-  /// [96, Dp] running values (only to be transposed), and [panel, Dp, 2V].
+  /// [144, Dp] running values (only to be transposed), and [panel, Dp, 2V].
   private let u: UnsafeMutablePointer<Float>
   private let ut: UnsafeMutablePointer<Float>
-  /// [96, 96] logits, then weights p; and ⟨du', u⟩, then dz.
+  /// [144, 144] logits, then weights p; and ⟨du', u⟩, then dz.
   private let p: UnsafeMutablePointer<Float>
   private let dz: UnsafeMutablePointer<Float>
   /// [384, Dp] gradients of the unit's places, of rotated q and k.
