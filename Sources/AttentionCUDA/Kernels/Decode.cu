@@ -80,7 +80,7 @@ __device__ __forceinline__ float peer(const float* p, int rank) {
   u32 address;
   float x;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared32(p)), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(address));
   return x;
 #else
   return *p;
@@ -144,11 +144,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       int jj = j < count ? j : 0;
       float k[2 * WIDTH], dot = 0.f;
       loadRow(k, kBase + (t - (i64)jj * pass.stride) * p.kN, channel);
+#if ROTARY
+      const float4* turns = reinterpret_cast<const float4*>(pass.rotary + (i64)jj * (D / 2) + channel);
+      float4 w[WIDTH / 2];  // cos, sin, cos, sin
+#pragma unroll
+      for (int i = 0; i < WIDTH / 2; i++) w[i] = __ldg(turns + i);
+#endif
 #pragma unroll
       for (int i = 0; i < WIDTH; i++) {
         float same = q[i] * k[i] + q[WIDTH + i] * k[WIDTH + i];
 #if ROTARY
-        float2 turn = __ldg(pass.rotary + (i64)jj * (D / 2) + channel + i);
+        float2 turn = i % 2 ? make_float2(w[i / 2].z, w[i / 2].w) : make_float2(w[i / 2].x, w[i / 2].y);
         same = same * turn.x + (q[i] * k[WIDTH + i] - q[WIDTH + i] * k[i]) * turn.y;
 #endif
         dot += same;
@@ -221,27 +227,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     row[i] = x;
   }
   meet();
-  if (rank == 0)
+  if (rank == 0) {
+    // The blocks' parts of all passes are fetched at once; then the chain needs this block's memory only.
+    float* merged = partial;                   // [passes][D]
+    float* mergedTop = partial + p.passes * D;
+    float* mergedSum = mergedTop + MODES;
+    for (int i = threadIdx.x; i < p.passes * D; i += THREADS) {
+      int m = i / D;
+      float tops[SPLIT], sums[SPLIT], rows[SPLIT], best = -INFINITE, value = 0.f, total = 0.f;
+#pragma unroll
+      for (int r = 0; r < SPLIT; r++) {
+        tops[r] = peer(top + m, r);
+        sums[r] = peer(sum + m, r);
+        rows[r] = peer(row + i, r);
+      }
+#pragma unroll
+      for (int r = 0; r < SPLIT; r++) best = fmaxf(best, tops[r]);
+      float shift = best == -INFINITE ? 0.f : best;
+#pragma unroll
+      for (int r = 0; r < SPLIT; r++) {
+        float weight = exp2Fast(tops[r] - shift);
+        value += weight * rows[r];
+        total += weight * sums[r];
+      }
+      merged[i] = value;
+      if (i % D == 0) mergedTop[m] = best, mergedSum[m] = total;
+    }
+    __syncthreads();
     for (int c = threadIdx.x; c < D; c += THREADS) {
       const DecodePass& lowest = p.pass[0];
       T x = lowest.u[b * lowest.uB + h / lowest.ratioU * lowest.uH + (i64)t * lowest.uN + c];
       float lse = 0.f;
       for (int m = 0; m < p.passes; m++) {
         const DecodePass& pass = p.pass[m];
-        float zero = JOINT && m > 0 ? lse : own[m], best = zero;
-        float tops[SPLIT], value = 0.f, total = 0.f;
-#pragma unroll
-        for (int r = 0; r < SPLIT; r++) tops[r] = peer(top + m, r), best = fmaxf(best, tops[r]);
+        float zero = JOINT && m > 0 ? lse : own[m], best = fmaxf(mergedTop[m], zero);
         float shift = best == -INFINITE ? 0.f : best;
-#pragma unroll
-        for (int r = 0; r < SPLIT; r++) {
-          float weight = exp2Fast(tops[r] - shift);
-          value += weight * peer(row + m * D + c, r);
-          total += weight * peer(sum + m, r);
-        }
-        float self = exp2Fast(zero - shift);
-        total += self;
-        value = total > 0.f ? (value + self * toFloat(x)) / total : 0.f;
+        float others = exp2Fast(mergedTop[m] - shift), self = exp2Fast(zero - shift);
+        float total = mergedSum[m] * others + self;
+        float value = total > 0.f ? (merged[m * D + c] * others + self * toFloat(x)) / total : 0.f;
         lse = total > 0.f ? best + log2f(total) : -INFINITE;
         x = rounded(value);
         if (m + 1 < p.passes) pass.next[b * pass.nextB + h * pass.nextH + (i64)t * pass.nextN + c] = x;
@@ -249,5 +272,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       p.out[b * p.oB + h * p.oH + c] = x;
       if (c == 0 && p.lse) p.lse[head] = lse * LN2;
     }
+  }
   meet();
 }
