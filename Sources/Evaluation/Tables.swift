@@ -17,7 +17,9 @@ func table(_ header: [String], _ rows: [[String]], leftAligned: Int = 1) -> Stri
       Column(title: header[index], value: row[index], align: index < leftAligned ? .left : .right)
     }
   }
-  return TextTable<[String]> { row in columns.map { $0(row) } }.string(for: rows) ?? ""
+  let text = TextTable<[String]> { row in columns.map { $0(row) } }.string(for: rows) ?? ""
+  return text.split(separator: "\n", omittingEmptySubsequences: false)
+    .map { line in String(line.reversed().drop { $0 == " " }.reversed()) }.joined(separator: "\n")
 }
 
 extension PerplexityReport {

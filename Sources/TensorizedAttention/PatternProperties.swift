@@ -112,21 +112,27 @@ extension PatternProperties {
     guard pattern.support.isCausal else { return nil }
     let candidates =
       [0, 1, tokens / 3, tokens / 2, tokens - 1] + pattern.fold.strides.flatMap { [$0 - 1, $0] }
-    let probes = Set(probes ?? candidates).filter { (0..<tokens).contains($0) }.sorted()
+    return feel(Set(probes ?? candidates).filter { (0..<tokens).contains($0) }.sorted())
+  }
+
+  /// The same under any support: one that is not causal leaks.
+  package func feel(_ probes: [Int]) -> LeakReport {
     let before = bits()
     var leaks: [LeakReport.Leak] = []
     var ignored: [Int] = []
     for probe in probes {
-      let after = bits(changing: probe)
-      let first = (0..<tokens).first { after[$0] != before[$0] }
-      if let first, first < probe { leaks.append(.init(changed: probe, seenAt: first)) }
-      if after[probe] == before[probe] { ignored.append(probe) }
+      let differs = (bits(changing: probe) .!= before).to(.int32).max(axes: [1])
+      let first = differs.argmax(axis: 0).item(Int.self)
+      if first < probe, differs[first].item(Int.self) == 1 {
+        leaks.append(.init(changed: probe, seenAt: first))
+      }
+      if differs[probe].item(Int.self) == 0 { ignored.append(probe) }
     }
     return LeakReport(probes: probes, leaks: leaks, ignored: ignored)
   }
 
-  /// For every token, the bits of its rows of the output and of its log-sum-exps.
-  private func bits(changing token: Int? = nil) -> [[UInt64]] {
+  /// The bits of all rows of the output and of all log-sum-exps as integers, [N, H·(D + 1)].
+  private func bits(changing token: Int? = nil) -> Tensor {
     let changed = { (rows: Tensor, shift: Double) -> Tensor in
       guard let token else { return rows }
       let copy = rows.cloned()
@@ -136,11 +142,9 @@ extension PatternProperties {
     let (output, lse) = attend(
       queries: changed(queries, 30), keys: changed(keys, -30), values: changed(values, 1000))
     let rows = Tensor.cat([output, lse.unsqueeze(-1)], axis: 3).transpose(1, 2)
-      .flatten().array(Double.self)
-    let width = rows.count / tokens
-    return (0..<tokens).map { t in
-      rows[t * width..<(t + 1) * width].map(\.bitPattern)
-    }
+      .reshape([tokens, -1]).contiguous()
+    return ATen.tensor(
+      "aten::view.dtype", [.tensor(rows), .dtype(dtype == .float32 ? .int32 : .int64)])
   }
 
   /// The pairs that influence each other, by theory.

@@ -25,7 +25,7 @@ struct Check: ParsableCommand {
   @OptionGroup var compute: ComputeOptions
 
   /// The most tokens to run; reach is counted in closed form and the rest takes minutes then.
-  private static let mostTokens = 1 << 22
+  private static let mostTokens = 1 << 20
 
   func validate() throws {
     if let tokens, !(1...Self.mostTokens).contains(tokens) {

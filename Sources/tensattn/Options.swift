@@ -9,8 +9,8 @@ struct ComputeOptions: ParsableArguments {
   var threads: Int?
 
   func validate() throws {
-    if let threads, threads < 1 {
-      throw ValidationError("--threads must be at least 1, not \(threads).")
+    if let threads, !(1...4096).contains(threads) {
+      throw ValidationError("--threads must be 1 to 4096, not \(threads).")
     }
   }
 

@@ -60,6 +60,9 @@ struct PropertyTrial: Sendable, CustomTestStringConvertible {
     let block = try PatternProperties(
       of: AttentionPattern(fold: Fold([4, 4]), support: .block), tokens: 16)
     #expect(block.leak() == nil)
+    // What the probe sees where there is something to see: token 9 reaches back to token 0.
+    let found = block.feel([0, 9])
+    #expect(found.leaks == [.init(changed: 9, seenAt: 0)] && !found.passed)
     let sliding = try PatternProperties(of: AttentionPattern(fold: Fold([4, 4])), tokens: 16)
     #expect(sliding.leak(probes: [3, 15, 16, -1])?.probes == [3, 15])
   }
