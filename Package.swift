@@ -87,7 +87,9 @@ let package = Package(
       dependencies: ["AttentionCore", "AttentionKernels", "AttentionKernelsAVX512"]),
     .target(
       name: "AttentionCUDA", dependencies: ["Folding", "AttentionCore"],
-      resources: ["Prelude", "Forward", "Backward", "BackwardLong", "Reduce", "Decode"].map {
+      resources: [
+        "Prelude", "Tiles", "Forward", "Backward", "BackwardLong", "Reduce", "Decode",
+      ].map {
         .embedInCode("Kernels/\($0).cu")
       }),
     .target(name: "Torch", dependencies: ["CTorch"], linkerSettings: shimLinking),

@@ -1,6 +1,6 @@
 /// The CUDA sources, embedded in the binary.
 package enum KernelSources {
-  /// The source of a kernel file behind the prelude that all of them share.
+  /// The source of a kernel file behind the two that all of them share.
   ///
   /// - Precondition: `file` is one of ``files``.
   package static func source(of file: String) -> String {
@@ -13,7 +13,8 @@ package enum KernelSources {
     case "Decode": bytes = PackageResources.Decode_cu
     default: preconditionFailure("There is no kernel file \(file); the files are \(files).")
     }
-    return String(decoding: PackageResources.Prelude_cu + bytes, as: UTF8.self)
+    return String(
+      decoding: PackageResources.Prelude_cu + PackageResources.Tiles_cu + bytes, as: UTF8.self)
   }
 
   /// The names of the kernel files.
