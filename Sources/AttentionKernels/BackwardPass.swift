@@ -13,9 +13,9 @@ import Folding
 public enum BackwardPass {
   /// The most places of a unit.
   static let largestUnit = 384
-  /// The most keys, and queries, of a tile: whole vectors and whole micro-tiles, and room for the
-  /// common mode size 128, so that its q and du' are brought in once.
-  static let blockSize = 144
+  /// The most keys, and queries, of a tile: whole panels of 2V columns and whole micro-tiles, and room
+  /// for the common mode size 128, so that its q and du' are brought in once.
+  static let blockSize = 192
 
   /// Runs a pass.
   public static func run(

@@ -14,16 +14,16 @@ struct BackwardWorker: ~Copyable {
   private let paddedWidth: Int
   private let reach: Int
   private var scratch: Scratch
-  /// [144, Dp] rotated queries times scale·log2(e), and du' of the same tokens.
+  /// [192, Dp] rotated queries times scale·log2(e), and du' of the same tokens.
   private let q: UnsafeMutablePointer<Float>
   private let upstream: UnsafeMutablePointer<Float>
-  /// [144, Dp] rotated keys, and [panel, Dp, 2V] the same transposed.
+  /// [192, Dp] rotated keys, and [panel, Dp, 2V] the same transposed.
   private let k: UnsafeMutablePointer<Float>
   private let kt: UnsafeMutablePointer<Float>
-  /// [144, Dp] running values (only to be transposed), and [panel, Dp, 2V].
+  /// [192, Dp] running values (only to be transposed), and [panel, Dp, 2V].
   private let u: UnsafeMutablePointer<Float>
   private let ut: UnsafeMutablePointer<Float>
-  /// [144, 144] logits, then weights p; and ⟨du', u⟩, then dz.
+  /// [192, 192] logits, then weights p; and ⟨du', u⟩, then dz.
   private let p: UnsafeMutablePointer<Float>
   private let dz: UnsafeMutablePointer<Float>
   /// [384, Dp] gradients of the unit's places, of rotated q and k.
@@ -165,11 +165,14 @@ struct BackwardWorker: ~Copyable {
   ) {
     let stride = Block.blockSize
     let (weights, gradients) = (p + row * stride, dz + row * stride)
+    // Keys are taken in sixes later, some of which these queries may not see.
+    let sixes = (keys.count + tileRows - 1) / tileRows * tileRows
+    let end = vectors(0..<sixes).upperBound
     for i in 0..<queries.count {
-      for tile in [weights, gradients] {
-        clear(tile + i * stride, 0..<columns.lowerBound)
-        clear(tile + i * stride, columns.upperBound..<stride)
-      }
+      clear(weights + i * stride, 0..<columns.lowerBound)
+      clear(weights + i * stride, columns.upperBound..<end)
+      clear(gradients + i * stride, 0..<columns.lowerBound)
+      clear(gradients + i * stride, columns.upperBound..<end)
     }
     guard !columns.isEmpty else { return }
     let index =
