@@ -51,7 +51,7 @@ def figure(title, x_label, y_label):
 
 
 def save(axes, folder, name):
-    axes.legend()
+    axes.legend(fontsize="small")
     path = folder / name
     partial = path.with_suffix(".partial.png")
     axes.figure.savefig(partial, dpi=150)
@@ -105,19 +105,24 @@ def draw_reports(reports, folder):
 
 
 def draw_bench(rows, folder):
-    axes = figure("Forward pass", "sequence length (tokens)", "ms")
+    axes = figure("Forward pass", "sequence length (tokens)", "ms a head")
     series = {}
+
+    def add(label, row, key):
+        if row.get(key) is not None:
+            series.setdefault(label, {})[row["n"]] = row[key] / row.get("heads", 1)
+
     for row in rows:
         kind = f"{len(row['fold'].split('x'))} modes, {row['support']}, {row['normalization']}"
-        series.setdefault(kind, {})[row["n"]] = row["forward_ms"]
+        add(kind, row, "forward_ms")
         for key, label in [("composed_forward_ms", f"{kind}, torch operations"),
                            ("window_forward_ms", "window"), ("full_forward_ms", "full")]:
-            if row.get(key) is not None:
-                series.setdefault(label, {})[row["n"]] = row[key]
+            add(label, row, key)
     for label, points in series.items():
-        xs = sorted(x for x in points if points[x] is not None)
+        xs = sorted(points)
         axes.plot(xs, [points[x] for x in xs], "o-", label=label)
     axes.set_yscale("log")
+    axes.margins(y=0.3)
     length_axis(axes, [row["n"] for row in rows])
     save(axes, folder, "bench.png")
 
