@@ -1,5 +1,6 @@
 import ArgumentParser
 import Evaluation
+import Foundation
 import Training
 
 struct DemoCommand: ParsableCommand {
@@ -19,6 +20,9 @@ struct DemoCommand: ParsableCommand {
   @Flag(help: "Begin anew instead of continuing.")
   var fresh = false
 
+  @Option(help: "Write the table's rows to this file as JSON.")
+  var json: String?
+
   @OptionGroup var compute: ComputeOptions
 
   func run() throws {
@@ -27,6 +31,10 @@ struct DemoCommand: ParsableCommand {
     switch try Demo(folder: output, text: text).run(fresh: fresh, report: note) {
     case .finished(let table, let files):
       print(table)
+      if let json {
+        try Data(contentsOf: URL(fileURLWithPath: output + "/summary.json"))
+          .write(to: URL(fileURLWithPath: json), options: .atomic)
+      }
       print("Files:\n" + files.map { "  " + $0 }.joined(separator: "\n"))
     case .interrupted:
       note("Interrupted; run the same command again to continue.")
