@@ -170,24 +170,36 @@ func multiplyPanels(
   }
 }
 
+/// Six rows over all Dp channels: pairs of vectors, and the one that may be left.
+@inline(__always)
+private func multiplyAcross(
+  _ start: TileStart, _ a: UnsafePointer<Float>, aRow: Int, aStep: Int,
+  _ b: UnsafePointer<Float>, count: Int, _ c: UnsafeMutablePointer<Float>, paddedWidth: Int,
+  factors: UnsafePointer<Float>
+) {
+  var column = 0
+  while column + 2 * laneCount <= paddedWidth {
+    multiplyWide(
+      start, a, aRow: aRow, aStep: aStep, b + column, bStep: paddedWidth, count: count, c + column,
+      cRow: paddedWidth, factors: factors)
+    column += 2 * laneCount
+  }
+  if column < paddedWidth {
+    multiplyNarrow(
+      start, a, aRow: aRow, aStep: aStep, b + column, bStep: paddedWidth, count: count, c + column,
+      cRow: paddedWidth, factors: factors)
+  }
+}
+
 /// Six rows of outputs over all Dp channels: C = diag(f)·C + A·B, A's rows `aRow` apart.
 @inline(never)
 func multiplyRowsScaled(
   _ a: UnsafePointer<Float>, aRow: Int, _ b: UnsafePointer<Float>, count: Int,
   _ c: UnsafeMutablePointer<Float>, paddedWidth: Int, factors: UnsafePointer<Float>
 ) {
-  var column = 0
-  while column + 2 * laneCount <= paddedWidth {
-    multiplyWide(
-      .scale, a, aRow: aRow, aStep: 1, b + column, bStep: paddedWidth, count: count, c + column,
-      cRow: paddedWidth, factors: factors)
-    column += 2 * laneCount
-  }
-  if column < paddedWidth {
-    multiplyNarrow(
-      .scale, a, aRow: aRow, aStep: 1, b + column, bStep: paddedWidth, count: count, c + column,
-      cRow: paddedWidth, factors: factors)
-  }
+  multiplyAcross(
+    .scale, a, aRow: aRow, aStep: 1, b, count: count, c, paddedWidth: paddedWidth,
+    factors: factors)
 }
 
 /// Six rows over all Dp channels: C += A·B, A's rows `aRow` apart.
@@ -196,18 +208,8 @@ func multiplyRowsAdding(
   _ a: UnsafePointer<Float>, aRow: Int, _ b: UnsafePointer<Float>, count: Int,
   _ c: UnsafeMutablePointer<Float>, paddedWidth: Int
 ) {
-  var column = 0
-  while column + 2 * laneCount <= paddedWidth {
-    multiplyWide(
-      .add, a, aRow: aRow, aStep: 1, b + column, bStep: paddedWidth, count: count, c + column,
-      cRow: paddedWidth, factors: a)
-    column += 2 * laneCount
-  }
-  if column < paddedWidth {
-    multiplyNarrow(
-      .add, a, aRow: aRow, aStep: 1, b + column, bStep: paddedWidth, count: count, c + column,
-      cRow: paddedWidth, factors: a)
-  }
+  multiplyAcross(
+    .add, a, aRow: aRow, aStep: 1, b, count: count, c, paddedWidth: paddedWidth, factors: a)
 }
 
 /// Six rows over all Dp channels: C += Aᵀ·B, where six neighbors of a row of A are the six rows of Aᵀ
@@ -217,16 +219,6 @@ func multiplyColumnsAdding(
   _ a: UnsafePointer<Float>, aStep: Int, _ b: UnsafePointer<Float>, count: Int,
   _ c: UnsafeMutablePointer<Float>, paddedWidth: Int
 ) {
-  var column = 0
-  while column + 2 * laneCount <= paddedWidth {
-    multiplyWide(
-      .add, a, aRow: 1, aStep: aStep, b + column, bStep: paddedWidth, count: count, c + column,
-      cRow: paddedWidth, factors: a)
-    column += 2 * laneCount
-  }
-  if column < paddedWidth {
-    multiplyNarrow(
-      .add, a, aRow: 1, aStep: aStep, b + column, bStep: paddedWidth, count: count, c + column,
-      cRow: paddedWidth, factors: a)
-  }
+  multiplyAcross(
+    .add, a, aRow: 1, aStep: aStep, b, count: count, c, paddedWidth: paddedWidth, factors: a)
 }
