@@ -108,9 +108,9 @@ private final class Workspace {
 /// are still in the shared cache when the next pass wants them: strided rows from memory cost more
 /// than the products do.
 ///
-/// Results are bitwise the same for any executor. Memory beyond the output: one `[B, H, N, D]`
-/// buffer forward (none at order 1), ``SavedPasses`` and two
-/// buffers for backward, and scratch of some 500 KiB a task.
+/// Results are bitwise the same for any executor. Memory beyond the output: one buffer of a slice's
+/// running values forward (none at order 1), ``SavedPasses`` and two such buffers for backward, and
+/// scratch of up to a MiB a running task at head width 64.
 public struct CPUAttention: Sendable {
   /// The vector instructions in use.
   public let vectors: Processor.Vectors

@@ -35,9 +35,6 @@ public struct PassArguments {
     self.biasHeadStride = biasHeadStride
   }
 
-  /// The number of values of the bias for one head.
-  public var biasCount: Int { support == .slidingCausal ? mode.size : mode.size * mode.size }
-
   /// The lines of the pass.
   public var fibers: Fibers {
     Fibers(mode: mode, support: support, tokens: shape.tokens, queries: shape.queries)
