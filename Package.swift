@@ -106,7 +106,7 @@ let package = Package(
         .product(name: "OrderedCollections", package: "swift-collections"),
       ]),
     .target(name: "Models", dependencies: ["NN"]),
-    .target(name: "Text"),
+    .target(name: "Text", dependencies: ["Folding"]),
     .target(
       name: "Training",
       dependencies: ["Models", "Text", .product(name: "Logging", package: "swift-log")]),
