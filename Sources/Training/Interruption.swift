@@ -12,12 +12,17 @@ public enum Interruption {
   /// Catches SIGINT and SIGTERM from now on.
   public static func install() {
     requested.store(false, ordering: .relaxed)
+    var signals = sigset_t()
+    sigemptyset(&signals)
     for number in [SIGINT, SIGTERM] {
+      sigaddset(&signals, number)
       signal(number) { received in
         // Both calls are safe in a signal handler: a store and a change of disposition.
         Interruption.requested.store(true, ordering: .relaxed)
         signal(received, SIG_DFL)
       }
     }
+    // A program that was started from a thread of a pool inherits that both are held back.
+    pthread_sigmask(SIG_UNBLOCK, &signals, nil)
   }
 }
