@@ -138,7 +138,7 @@ extension GeneratedTask {
     switch rule {
     case .lastOfEach(let attributes, _):
       (0..<attributes * attributes).map { "color \($0 / attributes), shape \($0 % attributes)" }
-    case .precedence: ["entailment", "contradiction", "neutral"]
+    case .precedence: InferenceFormat.labels
     case .roles: ["O", "B-ARG0", "I-ARG0", "B-ARG1", "I-ARG1"]
     }
   }
