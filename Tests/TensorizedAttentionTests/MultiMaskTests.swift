@@ -1,0 +1,140 @@
+import AttentionCore
+import TestSupport
+import Testing
+import Torch
+
+import TensorizedAttention
+
+/// One call of multi-mask attention on random tensors, with all gradients.
+struct MultiMaskTrial: Sendable, CustomTestStringConvertible {
+  var masks: [PositionalMask]
+  var tokenScore = TokenScore.exponential
+  var sourceScore = SourceScore.exponential
+  var tokens: Int
+  var width: Int
+  var lengths: [Int]?
+  var batch = 1
+  var dropout: AlignmentDropout?
+  var layout = Layout.headsFirst
+  var scale: Double?
+  /// The factors on the random q (and k), and on s.
+  var tokenFactor = 1.0
+  var sourceFactor = 1.0
+
+  var testDescription: String {
+    let names = masks.map { mask in
+      if case .custom = mask { return "custom" }
+      return "\(mask)"
+    }
+    return "\(names.joined(separator: " ")) \(tokenScore.rawValue)/\(sourceScore.rawValue) "
+      + "N\(tokens) D\(width) B\(batch) \(layout.rawValue)\(lengths.map { " lengths \($0)" } ?? "")"
+      + (dropout == nil ? "" : " dropout")
+      + (sourceFactor == 1 ? "" : " s·\(sourceFactor)")
+      + (tokenFactor == 1 ? "" : " q·\(tokenFactor)")
+  }
+
+  /// Output and gradients in f64 arrays.
+  func run(_ backend: Backend, dtype: DType) -> [(name: String, values: [Double])] {
+    let (b, h) = (lengths?.count ?? batch, masks.count)
+    let shape = layout == .headsFirst ? [b, h, tokens, width] : [b, tokens, h, width]
+    var numbers = Numbers(seed: 9)
+    let rows = [tokenFactor, 1, 1, sourceFactor].map { factor -> Tensor in
+      // Rounded to f32 so that every type starts from the same numbers.
+      let values = (numbers.tensor(shape, .float64) * factor).to(.float32).to(dtype)
+      values.requiresGrad = true
+      return values
+    }
+    let weights = numbers.tensor(shape, dtype)
+    let output = multiMaskAttention(
+      queries: rows[0], keys: rows[1], values: rows[2], sourceLogits: rows[3], masks: masks,
+      tokenScore: tokenScore, sourceScore: sourceScore, scale: scale, lengths: lengths,
+      dropout: dropout, layout: layout, backend: backend)
+    (output * weights).sum().backward()
+    return [("output", output.array(Double.self))]
+      + zip(["dq", "dk", "dv", "ds"], rows).map { name, tensor in
+        (name, (tensor.grad ?? tensor.zerosLike()).array(Double.self))
+      }
+  }
+}
+
+@Suite struct MultiMaskTests {
+  /// A mask with holes, empty rows and columns.
+  static func custom(_ tokens: Int) -> PositionalMask {
+    .custom(
+      TokenMask(tokens: tokens) { query, key in
+        query % 7 != 3 && key % 11 != 5 && (query * 5 + key * 3) % 4 != 0
+      })
+  }
+
+  static let trials: [MultiMaskTrial] = {
+    var trials: [MultiMaskTrial] = []
+    for tokenScore in TokenScore.allCases {
+      for sourceScore in SourceScore.allCases {
+        trials.append(
+          MultiMaskTrial(
+            masks: PositionalMask.directional(heads: 2), tokenScore: tokenScore,
+            sourceScore: sourceScore, tokens: 37, width: 12))
+      }
+    }
+    let dropout = AlignmentDropout(keepProbability: 0.7, seed: 3)
+    for (tokens, width) in [(1, 5), (2, 8), (63, 40), (131, 64), (197, 16), (250, 24)] {
+      trials.append(
+        MultiMaskTrial(
+          masks: [
+            .full, .forward(strict: false), .backward(), .diagonalDisabled,
+            .window(left: 3, right: 17), custom(tokens),
+          ], tokens: tokens, width: width))
+      trials.append(
+        MultiMaskTrial(
+          masks: [
+            .forward(), .backward(strict: false), .window(left: 0, right: 0), custom(tokens),
+          ],
+          tokenScore: .sigmoid, sourceScore: .sigmoid, tokens: tokens, width: width,
+          lengths: [tokens, tokens / 3, 0], dropout: dropout, layout: .tokensFirst))
+      trials.append(
+        MultiMaskTrial(
+          masks: [.diagonalDisabled, .backward()], tokens: tokens, width: width, batch: 2,
+          dropout: dropout, scale: 0.4))
+    }
+    // Source logits so far apart that no factor a feature serves all keys.
+    for (tokens, width) in [(5, 3), (70, 20), (203, 40)] {
+      trials.append(
+        MultiMaskTrial(
+          masks: [.forward(), .full, custom(tokens)], tokens: tokens, width: width,
+          lengths: [tokens, tokens / 2], dropout: dropout, tokenFactor: 10, sourceFactor: 100))
+      trials.append(
+        MultiMaskTrial(
+          masks: [.backward(), .diagonalDisabled], tokenScore: .sigmoid, sourceScore: .sigmoid,
+          tokens: tokens, width: width, tokenFactor: 10, sourceFactor: 100))
+    }
+    return trials
+  }()
+
+  @Test("composed agrees with the f64 reference", arguments: trials)
+  func composed(trial: MultiMaskTrial) {
+    expectAgreement(
+      trial.run(.composed, dtype: .float64), trial.run(.reference, dtype: .float64),
+      epsilon: 1.2e-16, terms: 100 * Double(trial.width + trial.tokens * trial.masks.count))
+  }
+
+  @Test(
+    "the reference's gradients equal central differences",
+    arguments: TokenScore.allCases, SourceScore.allCases)
+  func differences(tokenScore: TokenScore, sourceScore: SourceScore) {
+    let masks: [PositionalMask] = [.forward(), .diagonalDisabled, Self.custom(6)]
+    let inputs = zip(["q", "k", "v", "s"], 1...).map { name, seed in
+      (name: name, tensor: Tensor.normal([2, 3, 6, 4], seed: seed))
+    }
+    let weights = Tensor.normal([2, 3, 6, 4], seed: 5)
+    for dropout in [nil, AlignmentDropout(keepProbability: 0.5, seed: 1)] {
+      let (deviation, place) = GradientCheck.worstDeviation(of: inputs) {
+        let output = multiMaskAttention(
+          queries: inputs[0].tensor, keys: inputs[1].tensor, values: inputs[2].tensor,
+          sourceLogits: inputs[3].tensor, masks: masks, tokenScore: tokenScore,
+          sourceScore: sourceScore, lengths: [6, 4], dropout: dropout, backend: .reference)
+        return (output * weights).sum()
+      }
+      #expect(deviation < 1e-6, "\(place)")
+    }
+  }
+}
