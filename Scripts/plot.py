@@ -6,6 +6,7 @@
 *.json     reports of perplexity or demo -> loss-by-length.png, loss-by-position.png,
                                             time-by-length.png
            rows of bench                 -> bench.png
+           confusion matrices            -> confusion.png, or confusion-LABEL.png of several
 """
 
 import argparse
@@ -52,6 +53,10 @@ def figure(title, x_label, y_label):
 
 def save(axes, folder, name):
     axes.legend(fontsize="small")
+    write(axes, folder, name)
+
+
+def write(axes, folder, name):
     path = folder / name
     partial = path.with_suffix(".partial.png")
     axes.figure.savefig(partial, dpi=150)
@@ -127,6 +132,30 @@ def draw_bench(rows, folder):
     save(axes, folder, "bench.png")
 
 
+def draw_confusion(label, matrix, folder, name):
+    labels, counts = matrix.get("labels", []), matrix.get("counts", [])
+    if not labels or any(len(row) != len(labels) for row in [counts, *counts]):
+        sys.exit(f"Expected a confusion matrix of {len(labels)} labels of {label}, "
+                 f"found rows of {[len(row) for row in counts]} counts.")
+    size = len(labels)
+    side = min(4 + 0.35 * size, 14)
+    axes = plt.figure(figsize=(side + 1, side), layout="constrained").gca()
+    # Shares of the actual label, so that rare labels show as clearly as frequent ones.
+    shares = [[count / (sum(row) or 1) for count in row] for row in counts]
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    right = sum(counts[i][i] for i in range(size))
+    total = sum(map(sum, counts))
+    axes.set(title=f"{label}: {right} of {total} right", xlabel="predicted", ylabel="actual")
+    axes.set_xticks(range(size), labels, rotation=90 if size > 4 else 0)
+    axes.set_yticks(range(size), labels)
+    for i, row in enumerate(counts if size <= 20 else []):
+        for j, count in enumerate(row):
+            axes.text(j, i, count or "", ha="center", va="center", fontsize="small",
+                      color="white" if shares[i][j] > 0.6 else "black")
+    axes.figure.colorbar(image, label="share of the actual label", shrink=0.8)
+    write(axes, folder, name)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,7 +163,7 @@ def main():
     parser.add_argument("inputs", nargs="+", metavar="[LABEL=]FILE")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    runs, reports, bench = [], [], []
+    runs, reports, bench, confusions = [], [], [], []
     for label, path in map(parse_input, arguments.inputs):
         try:
             if path.suffix == ".jsonl":
@@ -148,6 +177,8 @@ def main():
             sys.exit(f"Expected metrics or a report at {path}: {error}")
         if isinstance(content, list):
             bench += content
+        elif "counts" in content or "confusion" in content:
+            confusions.append((label or path.stem, content.get("confusion", content)))
         elif "rows" in content:
             reports += [(row["report"]["name"], row["report"]) for row in content["rows"]]
         elif "report" in content:
@@ -155,13 +186,18 @@ def main():
         elif "lengths" in content:
             reports.append((label, content))
         else:
-            sys.exit(f"{path} is neither a report of perplexity or demo nor rows of bench.")
+            sys.exit(f"{path} is neither a report of perplexity or demo nor rows of bench "
+                     "nor a confusion matrix.")
     if runs:
         draw_loss_curves(runs, arguments.output)
     if reports:
         draw_reports(reports, arguments.output)
     if bench:
         draw_bench(bench, arguments.output)
+    for label, matrix in confusions:
+        name = "".join(c if c.isalnum() else "-" for c in label)
+        draw_confusion(label, matrix, arguments.output,
+                       "confusion.png" if len(confusions) == 1 else f"confusion-{name}.png")
 
 
 if __name__ == "__main__":

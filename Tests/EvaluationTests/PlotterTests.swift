@@ -2,6 +2,7 @@ import Evaluation
 import Foundation
 import TestSupport
 import Testing
+import Text
 
 private let hasPython = FileManager.default.fileExists(atPath: ".venv/bin/python")
 
@@ -43,6 +44,32 @@ struct PlotterTests {
     for figure in figures {
       let data = try Data(contentsOf: URL(fileURLWithPath: figure))
       #expect(data.starts(with: [0x89, 0x50, 0x4E, 0x47]), "\(figure) is no PNG file")
+    }
+  }
+
+  @Test("Confusion matrices give a figure each, also inside a report")
+  func confusion() throws {
+    let folder = try TemporaryFolder()
+    var matrix = ConfusionMatrix(labels: ["yes", "no"])
+    matrix.add(actual: [0, 0, 1], predicted: [0, 1, 1])
+    try JSONFile.write(matrix, to: folder.path("one.json"))
+    try JSONFile.write(["confusion": matrix], to: folder.path("two.json"))
+    let one = (label: "MTSA 2", path: folder.path("one.json"))
+    #expect(try Plotter().draw([one], into: folder.path) == [folder.path("confusion.png")])
+    let two = (label: "", path: folder.path("two.json"))
+    #expect(
+      try Plotter().draw([one, two], into: folder.path)
+        == ["confusion-MTSA-2.png", "confusion-two.png"].map(folder.path))
+  }
+
+  @Test("A confusion matrix that is not square is refused")
+  func unevenConfusion() throws {
+    let folder = try TemporaryFolder()
+    try folder.write("one.json", #"{"labels": ["a", "b"], "counts": [[1, 2], [3]]}"#)
+    #expect {
+      try Plotter().draw([(label: "x", path: folder.path("one.json"))], into: folder.path)
+    } throws: { error in
+      "\(error)".contains("2 labels of x, found rows of [2, 1]")
     }
   }
 
