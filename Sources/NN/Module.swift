@@ -155,6 +155,29 @@ public struct OptionalChild<Inner: Module>: ModuleDeclaration {
   }
 }
 
+/// Declares an inner layer of a ``Module`` of which no more is known than that it is a
+/// ``SequenceLayer``; the initializer sets it through `_name.wrappedValue`.
+@propertyWrapper
+public struct ChildSequenceLayer: ModuleDeclaration {
+  private var inner: (any SequenceLayer)?
+  private let key: String
+
+  /// Declares a layer under a key.
+  public init(_ key: String) { self.key = key }
+
+  /// The layer.
+  public var wrappedValue: any SequenceLayer {
+    get { declared(inner, key) }
+    set { inner = newValue }
+  }
+
+  fileprivate func collect(
+    below path: String, into found: inout OrderedDictionary<String, Parameter>
+  ) {
+    wrappedValue.collectParameters(below: path + key + ".", into: &found)
+  }
+}
+
 /// Declares a list of inner layers of a ``Module``, whose keys are numbered from 0.
 @propertyWrapper
 public struct Children<Inner: Module>: ModuleDeclaration {
