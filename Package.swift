@@ -102,7 +102,7 @@ let package = Package(
     .target(
       name: "NN",
       dependencies: [
-        "Torch", "TensorizedAttention",
+        "AttentionCore", "Torch", "TensorizedAttention",
         .product(name: "OrderedCollections", package: "swift-collections"),
       ]),
     .target(name: "Models", dependencies: ["NN"]),
@@ -133,7 +133,12 @@ let package = Package(
     .testTarget(name: "TextTests", dependencies: ["Text", "TestSupport"]),
     .testTarget(name: "NNTests", dependencies: ["NN", "TestSupport"]),
     .testTarget(name: "ModelsTests", dependencies: ["Models", "TestSupport"]),
-    .testTarget(name: "TrainingTests", dependencies: ["Training", "TestSupport"]),
+    .testTarget(
+      name: "TrainingTests",
+      dependencies: [
+        "Training", "TestSupport",
+        .product(name: "OrderedCollections", package: "swift-collections"),
+      ]),
     .testTarget(name: "tensattnTests", dependencies: ["tensattn", "TestSupport", "Torch"]),
     .testTarget(name: "EvaluationTests", dependencies: ["Evaluation", "TestSupport"]),
   ]

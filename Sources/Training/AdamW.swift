@@ -10,7 +10,7 @@ import Torch
 /// Norms, embeddings and logit biases declare themselves free of decay (λ = 0 for them).
 ///
 /// Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (2019), algorithm 2.
-public final class AdamW {
+public final class AdamW: Optimizer {
   /// The parameters by name.
   public let parameters: OrderedDictionary<String, Parameter>
   private let configuration: TrainingConfiguration
@@ -48,11 +48,6 @@ public final class AdamW {
         all.filter { $0.decays == decays }.map { ($0.name, $0.tensor) },
         decay: decays ? configuration.weightDecay : 0)
     }.filter { !$0.tensors.isEmpty }
-  }
-
-  /// Forgets the gradients, so that the next backward pass begins from none.
-  public func clearGradients() {
-    for parameter in parameters.values { parameter.tensor.grad = nil }
   }
 
   /// Changes the parameters by one step along their gradients. Parameters without one stay.

@@ -68,7 +68,7 @@ public struct CheckpointStore {
   /// - Throws: ``CheckpointError/notSaved(path:reason:previous:)``; earlier checkpoints are then
   ///   untouched and nothing incomplete is left behind.
   public func save(
-    state: State, parameters: OrderedDictionary<String, Parameter>, optimizer: AdamW?
+    state: State, parameters: OrderedDictionary<String, Parameter>, optimizer: (any Optimizer)?
   ) throws {
     let target = path(step: state.step)
     let temporary = folder + "/.saving-\(ProcessInfo.processInfo.processIdentifier)"
@@ -95,7 +95,7 @@ public struct CheckpointStore {
   /// - Throws: ``CheckpointError``.
   public func load(
     step: Int? = nil, into parameters: OrderedDictionary<String, Parameter>,
-    optimizer: AdamW? = nil
+    optimizer: (any Optimizer)? = nil
   ) throws -> State {
     guard let step = step ?? steps.last else { throw CheckpointError.missing(folder: folder) }
     let path = path(step: step)

@@ -17,10 +17,16 @@ public struct MetricsLine: Codable, Sendable, Hashable {
   /// The loss on the validation text in nats.
   public var validationLoss: Double?
 
+  /// The share of validation targets that were found.
+  public var validationAccuracy: Double?
+  /// What early stopping goes by: that share, or for tagged spans their F1.
+  public var validationScore: Double?
+
   /// Creates a line; what is nil is left out of the file.
   public init(
     step: Int, loss: Double? = nil, learningRate: Double? = nil, gradientNorm: Double? = nil,
-    tokensPerSecond: Double? = nil, seconds: Double? = nil, validationLoss: Double? = nil
+    tokensPerSecond: Double? = nil, seconds: Double? = nil, validationLoss: Double? = nil,
+    validationAccuracy: Double? = nil, validationScore: Double? = nil
   ) {
     self.step = step
     self.loss = loss
@@ -29,6 +35,8 @@ public struct MetricsLine: Codable, Sendable, Hashable {
     self.tokensPerSecond = tokensPerSecond
     self.seconds = seconds
     self.validationLoss = validationLoss
+    self.validationAccuracy = validationAccuracy
+    self.validationScore = validationScore
   }
 
   enum CodingKeys: String, CodingKey {
@@ -37,6 +45,8 @@ public struct MetricsLine: Codable, Sendable, Hashable {
     case gradientNorm = "gradient_norm"
     case tokensPerSecond = "tokens_per_second"
     case validationLoss = "validation_loss"
+    case validationAccuracy = "validation_accuracy"
+    case validationScore = "validation_score"
   }
 }
 

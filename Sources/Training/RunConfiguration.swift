@@ -26,40 +26,11 @@ public struct RunConfiguration: Codable, Sendable, Hashable {
     try training.validate()
   }
 
-  /// What differs from another configuration in ways that would change the losses, by key.
-  func differences(from other: RunConfiguration) throws -> [String] {
-    var (mine, theirs) = (self, other)
-    for key in [
-      \TrainingConfiguration.validationInterval, \.validationTokens, \.checkpointInterval,
-      \.keptCheckpoints,
-    ] {
-      mine.training[keyPath: key] = 0
-      theirs.training[keyPath: key] = 0
-    }
-    return try Self.differences(flat(mine), flat(theirs))
-  }
-
-  private static func differences(_ mine: [String: String], _ theirs: [String: String]) -> [String]
-  {
-    Set(mine.keys).union(theirs.keys).sorted().compactMap { key in
-      mine[key] == theirs[key]
-        ? nil : "\(key) is \(theirs[key] ?? "unset") there and \(mine[key] ?? "unset") here"
-    }
-  }
-
-  /// Every value as text under its path of keys.
-  private func flat(_ configuration: RunConfiguration) throws -> [String: String] {
-    var values: [String: String] = [:]
-    func add(_ value: Any, _ path: String) {
-      if let object = value as? [String: Any] {
-        for (key, inner) in object { add(inner, path.isEmpty ? key : path + "." + key) }
-      } else {
-        values[path] = "\(value)"
-      }
-    }
-    add(try JSONSerialization.jsonObject(with: JSONEncoder().encode(configuration)), "")
-    return values
-  }
+  /// What may change when a run is continued: it changes no loss.
+  static let freeKeys: Set<String> = [
+    "training.validationInterval", "training.validationTokens", "training.checkpointInterval",
+    "training.keptCheckpoints",
+  ]
 }
 
 /// Where a run's text comes from.

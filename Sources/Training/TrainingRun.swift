@@ -73,7 +73,8 @@ public final class TrainingRun {
     model = try Llama(configuration.model, initializer: Initializer(seed: training.seed))
     optimizer = AdamW(model.parameters(), configuration: training)
     store = CheckpointStore(folder: folder + "/checkpoints", kept: training.keptCheckpoints)
-    try Self.claim(folder, for: configuration)
+    try RunFolder.claim(
+      folder, for: configuration, over: RunConfiguration(), freeKeys: RunConfiguration.freeKeys)
     if !store.steps.isEmpty {
       let state = try store.load(into: optimizer.parameters, optimizer: optimizer)
       step = state.step
@@ -90,23 +91,6 @@ public final class TrainingRun {
       guard FileManager.default.fileExists(atPath: path) else { continue }
       try FileManager.default.removeItem(atPath: path)
     }
-  }
-
-  /// Writes the configuration into a new folder, or compares it with the one there.
-  private static func claim(_ folder: String, for configuration: RunConfiguration) throws {
-    let path = folder + "/config.json"
-    if FileManager.default.fileExists(atPath: path) {
-      let old = try ConfigurationFile.read(path, over: RunConfiguration())
-      let differences = try configuration.differences(from: old)
-      guard differences.isEmpty else {
-        throw CheckpointError.otherConfiguration(folder: folder, differences: differences)
-      }
-    }
-    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-    let encoder = JSONEncoder()
-    encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-    try encoder.encode(configuration).write(
-      to: URL(fileURLWithPath: path), options: .atomic)
   }
 
   /// Trains to the last step.
