@@ -7,11 +7,13 @@
                                             time-by-length.png
            rows of bench                 -> bench.png
            confusion matrices            -> confusion.png, or confusion-LABEL.png of several
+           report of compare-encoders    -> encoder-accuracy.png, encoder-cost.png
 """
 
 import argparse
 import json
 import pathlib
+import statistics
 import sys
 
 import matplotlib
@@ -156,6 +158,41 @@ def draw_confusion(label, matrix, folder, name):
     write(axes, folder, name)
 
 
+def draw_encoders(report, folder):
+    encoders, plan = report["encoders"], report["plan"]
+    names = {"mtsa": "MTSA", "multi-head": "multi-head", "disa": "DiSA", "bilstm": "Bi-LSTM",
+             "cnn": "CNN"}
+    labels = [names[row["family"]] for row in encoders]
+    tokens, seeds = plan["base"]["data"]["length"], len(plan["seeds"])
+    axes = figure(f"{tokens} tokens: {seeds} seeds (dots), their mean (bars)", "",
+                  "test accuracy (%)")
+    scores = [[100 * trial["accuracy"] for trial in row["trials"]] for row in encoders]
+    axes.bar(labels, [statistics.mean(group) for group in scores], width=0.6, alpha=0.5)
+    for place, group in enumerate(scores):
+        axes.plot([place] * len(group), group, "k.", markersize=5)
+    axes.axhline(100 * report["chance"], color="gray", linestyle=":", label="guessing")
+    if "order_blind_accuracy" in report:
+        axes.axhline(100 * report["order_blind_accuracy"], color="gray", linestyle="--",
+                     label="most without order")
+    axes.set_ylim(0, 105)
+    save(axes, folder, "encoder-accuracy.png")
+
+    pair = plt.figure(figsize=(10, 4.5), layout="constrained").subplots(1, 2)
+    lengths = [cost["length"] for row in encoders for cost in row["costs"]]
+    for axes, key, unit, y_label in [(pair[0], "step_ms", 1, "ms a step of one sequence"),
+                                     (pair[1], "peak_bytes", 1e6, "peak memory (MB)")]:
+        for label, row in zip(labels, encoders):
+            costs = [cost for cost in row["costs"] if cost.get(key)]
+            axes.plot([cost["length"] for cost in costs], [cost[key] / unit for cost in costs],
+                      "o-", label=label)
+        axes.set(xlabel="sequence length (tokens)", ylabel=y_label)
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        length_axis(axes, lengths)
+        axes.tick_params(axis="x", labelrotation=45)
+    save(pair[0], folder, "encoder-cost.png")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,7 +200,7 @@ def main():
     parser.add_argument("inputs", nargs="+", metavar="[LABEL=]FILE")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    runs, reports, bench, confusions = [], [], [], []
+    runs, reports, bench, confusions, encoders = [], [], [], [], []
     for label, path in map(parse_input, arguments.inputs):
         try:
             if path.suffix == ".jsonl":
@@ -179,6 +216,8 @@ def main():
             bench += content
         elif "counts" in content or "confusion" in content:
             confusions.append((label or path.stem, content.get("confusion", content)))
+        elif "encoders" in content:
+            encoders.append(content)
         elif "rows" in content:
             reports += [(row["report"]["name"], row["report"]) for row in content["rows"]]
         elif "report" in content:
@@ -186,8 +225,8 @@ def main():
         elif "lengths" in content:
             reports.append((label, content))
         else:
-            sys.exit(f"{path} is neither a report of perplexity or demo nor rows of bench "
-                     "nor a confusion matrix.")
+            sys.exit(f"{path} is neither a report of perplexity, demo or compare-encoders "
+                     "nor rows of bench nor a confusion matrix.")
     if runs:
         draw_loss_curves(runs, arguments.output)
     if reports:
@@ -198,6 +237,8 @@ def main():
         name = "".join(c if c.isalnum() else "-" for c in label)
         draw_confusion(label, matrix, arguments.output,
                        "confusion.png" if len(confusions) == 1 else f"confusion-{name}.png")
+    for report in encoders:
+        draw_encoders(report, arguments.output)
 
 
 if __name__ == "__main__":

@@ -20,17 +20,20 @@ public enum PeakMemory {
   /// The resident size in bytes, nil where the system does not tell.
   public static var resident: Int? { status("VmRSS") }
 
+  /// The bytes that new work could take without swapping, nil where the system does not tell.
+  public static var available: Int? { line("MemAvailable", in: "/proc/meminfo") }
+
   private static func resetHighWaterMark() -> Bool {
     // Opened rather than created: where the file is missing, writing must not make one.
     guard let handle = FileHandle(forWritingAtPath: "/proc/self/clear_refs") else { return false }
     return (try? handle.write(contentsOf: Data("5".utf8))) != nil
   }
 
-  /// A line `VmHWM:   12345 kB` of /proc/self/status, in bytes.
-  private static func status(_ key: String) -> Int? {
-    guard let text = try? String(contentsOfFile: "/proc/self/status", encoding: .utf8) else {
-      return nil
-    }
+  private static func status(_ key: String) -> Int? { line(key, in: "/proc/self/status") }
+
+  /// A line `VmHWM:   12345 kB`, in bytes.
+  private static func line(_ key: String, in path: String) -> Int? {
+    guard let text = try? String(contentsOfFile: path, encoding: .utf8) else { return nil }
     for line in text.split(separator: "\n") where line.hasPrefix(key + ":") {
       return line.split(whereSeparator: \.isWhitespace).dropFirst().first.flatMap { Int($0) }
         .map { $0 * 1024 }
