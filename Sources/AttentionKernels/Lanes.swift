@@ -3,9 +3,11 @@
 #if AVX512
   typealias Lanes = SIMD16<Float>
   typealias IntLanes = SIMD16<Int32>
+  typealias UnsignedLanes = SIMD16<UInt32>
 #else
   typealias Lanes = SIMD8<Float>
   typealias IntLanes = SIMD8<Int32>
+  typealias UnsignedLanes = SIMD8<UInt32>
 #endif
 
 /// V, the number of floats in a vector.

@@ -47,10 +47,18 @@ struct TileBounds {
   private(set) var inner: Range<Int>
 
   init(_ queries: Range<Int>, keys: Range<Int>, fibers: Fibers, keyCount: Int) {
+    self.init(rows: queries.count) {
+      fibers.keys(of: queries.lowerBound + $0, count: keyCount).within(keys)
+    }
+  }
+
+  /// From the columns that each of up to six rows sees.
+  @inline(__always)
+  init(rows: Int, seen: (_ row: Int) -> Range<Int>) {
     var from = 0
-    var to = queries.count == tileRows ? Int.max : 0
-    for (i, place) in queries.enumerated() {
-      let seen = fibers.keys(of: place, count: keyCount).within(keys)
+    var to = rows == tileRows ? Int.max : 0
+    for i in 0..<rows {
+      let seen = seen(i)
       lower[i] = Int32(truncatingIfNeeded: seen.lowerBound)
       upper[i] = Int32(truncatingIfNeeded: seen.upperBound)
       from = max(from, seen.lowerBound)

@@ -161,11 +161,30 @@ func multiplyPanels(
   _ a: UnsafePointer<Float>, aRow: Int, panels: UnsafePointer<Float>, range: Range<Int>,
   width: Int, into s: UnsafeMutablePointer<Float>, sRow: Int
 ) {
+  multiplyAgainstPanels(
+    .zero, a, aRow: aRow, panels: panels, range: range, width: width, into: s, sRow: sRow)
+}
+
+/// As ``multiplyPanels(_:aRow:panels:range:width:into:sRow:)``, added to what is there.
+@inline(never)
+func multiplyPanelsAdding(
+  _ a: UnsafePointer<Float>, aRow: Int, panels: UnsafePointer<Float>, range: Range<Int>,
+  width: Int, into s: UnsafeMutablePointer<Float>, sRow: Int
+) {
+  multiplyAgainstPanels(
+    .add, a, aRow: aRow, panels: panels, range: range, width: width, into: s, sRow: sRow)
+}
+
+@inline(__always)
+private func multiplyAgainstPanels(
+  _ start: TileStart, _ a: UnsafePointer<Float>, aRow: Int, panels: UnsafePointer<Float>,
+  range: Range<Int>, width: Int, into s: UnsafeMutablePointer<Float>, sRow: Int
+) {
   let columns = 2 * laneCount
   let panelSize = padded(width) * columns
   for panel in range {
     multiplyWide(
-      .zero, a, aRow: aRow, aStep: 1, panels + panel * panelSize, bStep: columns,
+      start, a, aRow: aRow, aStep: 1, panels + panel * panelSize, bStep: columns,
       count: width, s + panel * columns, cRow: sRow, factors: a)
   }
 }

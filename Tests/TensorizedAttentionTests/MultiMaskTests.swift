@@ -110,6 +110,17 @@ struct MultiMaskTrial: Sendable, CustomTestStringConvertible {
     return trials
   }()
 
+  @Test("cpu agrees with the f64 reference", arguments: trials)
+  func cpu(trial: MultiMaskTrial) {
+    // Logits of up to some 1.7·factor·1.7·√D and 1.7·factor round in f32.
+    let logits =
+      1 + 3 * trial.tokenFactor * Double(trial.width).squareRoot() + 2 * trial.sourceFactor
+    expectAgreement(
+      trial.run(.cpu, dtype: .float32), trial.run(.reference, dtype: .float64),
+      epsilon: 6e-8 * (trial.sourceFactor > 1 ? logits : 1),
+      terms: Double(trial.width + trial.tokens * trial.masks.count))
+  }
+
   @Test("composed agrees with the f64 reference", arguments: trials)
   func composed(trial: MultiMaskTrial) {
     expectAgreement(

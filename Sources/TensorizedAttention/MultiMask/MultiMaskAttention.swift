@@ -60,6 +60,7 @@ public func multiMaskAttention(
   }
   switch resolved {
   case .reference: return call.attendByReference()
+  case .cpu: return call.attendOnCPU()
   default: return call.attendComposed()
   }
 }
