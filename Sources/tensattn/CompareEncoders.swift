@@ -34,6 +34,9 @@ struct CompareEncoders: ParsableCommand {
   @Option(help: "The lengths at which time and memory are measured.", transform: parseCounts)
   var lengths: [Int]?
 
+  @Option(help: "A further length for multi-mask attention alone.")
+  var longest: Int?
+
   @Option(help: "The families to compare, such as mtsa,multi-head.", transform: parseFamilies)
   var families: [EncoderFamily]?
 
@@ -49,6 +52,7 @@ struct CompareEncoders: ParsableCommand {
     for (name, value, range) in [
       ("--seeds", seeds, 1...1000), ("--steps", steps, 1...10_000_000),
       ("--length", length, 1...1_000_000), ("--attributes", attributes, 2...32),
+      ("--longest", longest, 1...10_000_000),
     ] {
       if let value, !range.contains(value) {
         throw ValidationError(
@@ -64,6 +68,7 @@ struct CompareEncoders: ParsableCommand {
     if let length { plan.base.data.length = length }
     if let attributes { plan.base.data.attributes = attributes }
     if let lengths { plan.lengths = lengths.sorted() }
+    if let longest { plan.longest = longest }
     if let families { plan.families = families }
     return plan
   }

@@ -7,6 +7,6 @@ struct TensAttn: ParsableCommand {
     abstract: "Tensorized attention: long sequences at a cost of Σ n_k keys a token.",
     subcommands: [
       Attend.self, Check.self, Bench.self, Train.self, Perplexity.self, Generate.self, Plot.self,
-      DemoCommand.self, CompareEncoders.self,
+      DemoCommand.self, Classify.self, CompareEncoders.self,
     ])
 }

@@ -34,6 +34,16 @@ public struct SequenceModelConfiguration: Codable, Sendable, Hashable {
   /// The defaults.
   public init() {}
 
+  /// Changes the width of tokens' vectors, blocks and head, and in proportion those inside them.
+  public mutating func resize(toWidth width: Int) {
+    embeddingWidth = width
+    headWidth = width
+    encoder.width = width
+    encoder.innerWidth = 2 * width
+    let step = encoder.mixerWidthStep
+    encoder.mixerWidth = max(step, width / step * step)
+  }
+
   /// Checks that the sizes fit one another.
   ///
   /// - Throws: ``EncoderConfigurationError``.
