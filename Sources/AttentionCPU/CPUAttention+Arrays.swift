@@ -2,7 +2,7 @@ import AttentionCore
 import Folding
 
 /// Floats that live as long as the object.
-private final class Memory {
+final class Memory {
   let base: UnsafeMutablePointer<Float>
   let count: Int
 

@@ -43,9 +43,9 @@ public struct OperatorBenchmark {
     progress("    \(problem.name): timing")
     let inputs = BenchmarkInputs(problem)
     let contest = Contest(problem, inputs)
-    let times = withNoGrad { medians(contest.forward) }
+    let times = withNoGrad { Turns.medians(contest.forward, budget: budget) }
     inputs.setRequiresGrad(true)
-    let both = medians(contest.forwardBackward(inputs))
+    let both = Turns.medians(contest.forwardBackward(inputs), budget: budget)
     inputs.setRequiresGrad(false)
     (row.forwardMs, row.forwardBackwardMs) = (times["cpu"], both["cpu"])
     (row.composedForwardMs, row.composedForwardBackwardMs) = (times["composed"], both["composed"])
@@ -66,27 +66,6 @@ public struct OperatorBenchmark {
     rates.initialize(repeating: 0)
     ParallelExecutor.torch.run(threads) { rates[$0] = Processor.peak(vectors, seconds: 0.1) }
     return rates.reduce(0, +)
-  }
-
-  /// Median milliseconds of each contestant. They take turns, so that a slow moment of the machine
-  /// meets all of them.
-  private func medians(_ contestants: [(name: String, run: () -> Void)]) -> [String: Double] {
-    let clock = ContinuousClock()
-    var times: [String: [Double]] = [:]
-    var spent: [String: Double] = [:]
-    for round in 0..<31 {
-      for (name, run) in contestants {
-        // The first round warms up; after that each gets an odd number of runs within its budget.
-        let done = times[name, default: []].count
-        if round > 0, spent[name, default: 0] > budget, done >= 1, done % 2 == 1 { continue }
-        let start = clock.now
-        run()
-        let elapsed = (clock.now - start) / .milliseconds(1)
-        spent[name, default: 0] += elapsed / 1000
-        if round > 0 || elapsed > budget * 1000 { times[name, default: []].append(elapsed) }
-      }
-    }
-    return times.mapValues { $0.sorted()[$0.count / 2] }
   }
 
   /// Growth of the resident size beyond outputs and gradients.

@@ -17,6 +17,11 @@ struct Bench: ParsableCommand {
   @Option(help: "Where to run: cpu or cuda.")
   var device = "cpu"
 
+  @Option(
+    name: .customLong("operator"),
+    help: "What is measured: tensorized, or multi-mask (on the CPU).")
+  var measured = MeasuredOperator.tensorized
+
   @Option(help: "Sequence length of a row of one's own.")
   var tokens: Int?
 
@@ -63,8 +68,21 @@ struct Bench: ParsableCommand {
     if let fold, let objection = pattern(fold).objection(tokens: tokens ?? fold.capacity) {
       throw ValidationError(objection)
     }
+    guard measured == .tensorized else { return try validateMultiMask(kind) }
     guard fold != nil || tokens == nil else {
       throw ValidationError("--tokens needs a --fold.")
+    }
+  }
+
+  private func validateMultiMask(_ kind: Device.Kind?) throws {
+    guard kind == .cpu, fold == nil, figures == nil else {
+      throw ValidationError(
+        "--operator multi-mask runs on the CPU and takes no --fold and no --figures.")
+    }
+    guard heads % 2 == 0 else {
+      throw ValidationError(
+        "--operator multi-mask has two directions and needs an even number of --heads, not \(heads)."
+      )
     }
   }
 
@@ -77,7 +95,26 @@ struct Bench: ParsableCommand {
   func run() throws {
     try compute.apply()
     Interruption.install()
-    if try Device(parsing: device).kind == .cuda { try benchCUDA() } else { try benchCPU() }
+    if measured == .multiMask {
+      try benchMultiMask()
+    } else if try Device(parsing: device).kind == .cuda {
+      try benchCUDA()
+    } else {
+      try benchCPU()
+    }
+  }
+
+  private func benchMultiMask() throws {
+    let lengths = tokens.map { [$0] } ?? MultiMaskBenchmark.standardTokens.filter { $0 <= upTo }
+    let rows = try MultiMaskBenchmark(
+      heads: heads, width: width, budget: budget, progress: note
+    ).run(lengths, isInterrupted: { Interruption.isRequested })
+    print(MultiMaskBenchmark.table(rows))
+    if let json {
+      try MultiMaskBenchmark.json(rows).write(to: URL(fileURLWithPath: json), options: .atomic)
+    }
+    if Interruption.isRequested { throw interruptedStatus }
+    if rows.contains(where: { !$0.correct }) { throw ExitCode.failure }
   }
 
   private func benchCPU() throws {
@@ -129,6 +166,12 @@ struct Bench: ParsableCommand {
       try CUDABenchmark.json(rows).write(to: URL(fileURLWithPath: json), options: .atomic)
     }
   }
+}
+
+/// The operators that can be measured.
+enum MeasuredOperator: String, ExpressibleByArgument, CaseIterable {
+  case tensorized
+  case multiMask = "multi-mask"
 }
 
 /// Reads `128x128`.
