@@ -5,7 +5,7 @@ RELEASE = -c release $(SWIFT_FLAGS)
 SOURCES = Sources Tests Package.swift
 CPP = $(wildcard Sources/CTorch/*.cpp Sources/CTorch/*.h Sources/CTorch/include/*.h)
 
-.PHONY: setup build test demo bench gpu-bundle lint format clean
+.PHONY: setup build test demo encoders bench gpu-bundle lint format clean
 
 setup: ; @Scripts/setup
 
@@ -14,7 +14,7 @@ build: setup
 
 # libtorch's threads sleep while they wait instead of spinning: on a machine that is busy, as with
 # tests side by side, spinning takes the cores from those that work.
-test demo: export OMP_WAIT_POLICY = passive
+test demo encoders: export OMP_WAIT_POLICY = passive
 
 test: setup
 	swift build $(RELEASE) --build-tests
@@ -22,6 +22,10 @@ test: setup
 
 demo: build
 	.build/release/tensattn demo
+
+# Five encoders on one task, about twenty minutes: see Documentation/Encoders.md.
+encoders: build
+	.build/release/tensattn compare-encoders
 
 bench: build
 	.build/release/tensattn bench --device cpu

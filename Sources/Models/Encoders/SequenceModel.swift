@@ -1,3 +1,4 @@
+import Folding
 import NN
 import Torch
 
@@ -107,7 +108,7 @@ public final class SequenceModel: Module {
       vocabularySize: configuration.vocabularySize, width: configuration.embeddingWidth,
       deviation: 1 / Double(configuration.embeddingWidth).squareRoot(), initializer: initializer)
     if let vectors {
-      precondition(
+      require(
         vectors.shape == _embedding.wrappedValue.weight.shape,
         "Expected vectors \(_embedding.wrappedValue.weight.shape), got \(vectors.shape).")
       withNoGrad { _embedding.wrappedValue.weight.copy(from: vectors) }
@@ -139,7 +140,7 @@ public final class SequenceModel: Module {
   ///   - dropout: where a training step's random zeros come from; nil drops nothing.
   /// - Returns: [B, classes], for tagging [B, N, classes].
   public func scores(_ inputs: [SequenceInput], dropout: Generator? = nil) -> Tensor {
-    precondition(
+    require(
       inputs.count == (configuration.task == .pair ? 2 : 1),
       "A model for \(configuration.task.rawValue) got \(inputs.count) batches of sequences.")
     let encoded = inputs.map { encode($0, dropout: dropout) }

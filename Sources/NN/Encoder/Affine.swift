@@ -1,3 +1,4 @@
+import Folding
 import Torch
 
 /// y = x·Wᵀ + b.
@@ -52,7 +53,7 @@ extension Initializer {
   /// Source: Glorot, Bengio, "Understanding the difficulty of training deep feedforward neural
   /// networks" (2010), equation 12.
   public func glorot(_ shape: [Int]) -> Tensor {
-    precondition(shape.count >= 2, "Glorot's variance needs [..., outputs, inputs], got \(shape).")
+    require(shape.count >= 2, "Glorot's variance needs [..., outputs, inputs], got \(shape).")
     let fans = shape[shape.count - 1] + shape[shape.count - 2]
     return normal(shape, deviation: (2 / Double(fans)).squareRoot())
   }

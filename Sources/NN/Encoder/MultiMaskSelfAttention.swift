@@ -1,3 +1,4 @@
+import Folding
 import AttentionCore
 import TensorizedAttention
 import Torch
@@ -33,7 +34,7 @@ public final class MultiMaskSelfAttention: SequenceLayer {
     inputs: Int, heads: Int, headWidth: Int, outputs: Int?, activation: Activation,
     options: MultiMaskOptions, initializer: Initializer
   ) {
-    precondition(
+    require(
       !options.isDirectional || heads % 2 == 0,
       "Half of the heads look forward and half backward, got \(heads) heads.")
     _projections.wrappedValue = MultiMaskProjections(

@@ -1,3 +1,4 @@
+import Folding
 import Torch
 
 /// The real lengths of the sequences of a batch, whose rest is padding.
@@ -13,7 +14,7 @@ public struct Padding {
   ///
   /// - Precondition: every length lies in 0 … `tokens`.
   public init?(lengths: [Int], tokens: Int, device: Device = .cpu) {
-    precondition(
+    require(
       lengths.allSatisfy { (0...tokens).contains($0) },
       "Lengths must lie in 0...\(tokens), got \(lengths).")
     guard lengths.contains(where: { $0 < tokens }) else { return nil }
