@@ -88,7 +88,8 @@ let package = Package(
     .target(
       name: "AttentionCUDA", dependencies: ["Folding", "AttentionCore"],
       resources: [
-        "Prelude", "Tiles", "Forward", "Backward", "BackwardLong", "Reduce", "Decode",
+        "Prelude", "Tiles", "Forward", "Backward", "BackwardLong", "BiasGradient", "Reduce",
+        "Decode",
       ].map {
         .embedInCode("Kernels/\($0).cu")
       }),

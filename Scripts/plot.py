@@ -5,7 +5,8 @@
 *.jsonl    metrics of training           -> loss-curve.png
 *.json     reports of perplexity or demo -> loss-by-length.png, loss-by-position.png,
                                             time-by-length.png
-           rows of bench                 -> bench.png
+           rows of bench                 -> bench.png (CPU), bench-cuda-forward.png,
+                                            bench-cuda-forward-backward.png
            confusion matrices            -> confusion.png, or confusion-LABEL.png of several
            report of compare-encoders    -> encoder-accuracy.png, encoder-cost.png
 """
@@ -46,15 +47,20 @@ def smoothed(values, weight=0.9):
     return result
 
 
-def figure(title, x_label, y_label):
-    axes = plt.figure(figsize=(7, 4.5), layout="constrained").gca()
+def label_axes(axes, title, x_label, y_label):
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     return axes
 
 
+def figure(title, x_label, y_label):
+    axes = plt.figure(figsize=(7, 4.5), layout="constrained").gca()
+    return label_axes(axes, title, x_label, y_label)
+
+
 def save(axes, folder, name):
-    axes.legend(fontsize="small")
+    if axes.get_legend() is None:
+        axes.legend(fontsize="small")
     write(axes, folder, name)
 
 
@@ -70,7 +76,10 @@ def write(axes, folder, name):
 def length_axis(axes, contexts):
     contexts = sorted(set(contexts))
     axes.set_xscale("log", base=2)
-    axes.set_xticks(contexts, [str(context) for context in contexts])
+    name = str
+    if contexts[-1] >= 1 << 16 and all(context % 1024 == 0 for context in contexts):
+        name = lambda context: f"{context >> 10} k" if context < 1 << 20 else f"{context >> 20} M"
+    axes.set_xticks(contexts, [name(context) for context in contexts])
     axes.minorticks_off()
 
 
@@ -132,6 +141,51 @@ def draw_bench(rows, folder):
     axes.margins(y=0.3)
     length_axis(axes, [row["n"] for row in rows])
     save(axes, folder, "bench.png")
+
+
+def draw_cuda_bench(rows, folder, suffix, floor_key, title):
+    """Times of a head beside the floor, and ratios: to the floor, and of the peers to the kernels."""
+    own_key = suffix + "_ms"
+    rows = [row for row in rows if row.get(own_key) is not None]
+    if not rows:
+        return
+    peers = [("flash", "flash-attention 2"), ("cudnn", "cuDNN"), ("window", "window 1024"),
+             ("composed", "torch operations")]
+    kinds = list(dict.fromkeys(f"{row['support']} {row['normalization']}" for row in rows))
+    names = ["floor", *kinds, *(label for _, label in peers)]
+    colors = {name: f"C{index}" for index, name in enumerate(names)}
+    times, ratios = {}, {}  # (name, kind) -> {n: value}
+    for row in rows:
+        n, own, heads = row["n"], row[own_key], row.get("heads", 1)
+        kind = f"{row['support']} {row['normalization']}"
+        times.setdefault(("floor", ""), {})[n] = row[floor_key] / heads
+        times.setdefault((kind, kind), {})[n] = own / heads
+        ratios.setdefault((kind, kind), {})[n] = own / row[floor_key]
+        for key, label in peers:
+            peer = row.get(f"{key}_{own_key}")
+            if peer is not None:
+                times.setdefault((label, kind if key == "composed" else ""), {})[n] = peer / heads
+                if key != "composed":
+                    ratios.setdefault((label, kind), {})[n] = peer / own
+    _, panels = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    for axes, series, heading, y_label in [
+        (panels[0], times, title, "ms a head"),
+        (panels[1], ratios, "Kernels ÷ floor (lines), peers ÷ kernels (dashes)", "ratio of times"),
+    ]:
+        label_axes(axes, heading, "sequence length (tokens)", y_label)
+        for (name, kind), points in sorted(series.items(), key=lambda item: names.index(item[0][0])):
+            xs = sorted(points)
+            own = name in kinds
+            label = name if kind in ("", name) else f"{name}, {kind}"
+            if axes is panels[1]:
+                label = f"{name} ÷ floor" if own else f"{name} ÷ {kind}"
+            marker = "s" if kind in kinds[1:] else "o"
+            axes.plot(xs, [points[x] for x in xs], marker + ("-" if own else "--"), label=label,
+                      color=colors[name], markersize=4)
+        axes.set_yscale("log")
+        length_axis(axes, [row["n"] for row in rows])
+        axes.legend(fontsize="x-small")
+    save(panels[0], folder, f"bench-cuda-{suffix.replace('_', '-')}.png")
 
 
 def draw_confusion(label, matrix, folder, name):
@@ -231,8 +285,13 @@ def main():
         draw_loss_curves(runs, arguments.output)
     if reports:
         draw_reports(reports, arguments.output)
-    if bench:
-        draw_bench(bench, arguments.output)
+    on_cuda = [row for row in bench if "floor_ms" in row]
+    on_cpu = [row for row in bench if "floor_ms" not in row]
+    if on_cpu:
+        draw_bench(on_cpu, arguments.output)
+    draw_cuda_bench(on_cuda, arguments.output, "forward", "floor_ms", "Forward pass")
+    draw_cuda_bench(on_cuda, arguments.output, "forward_backward", "floor_backward_ms",
+                    "Forward and backward pass")
     for label, matrix in confusions:
         name = "".join(c if c.isalnum() else "-" for c in label)
         draw_confusion(label, matrix, arguments.output,

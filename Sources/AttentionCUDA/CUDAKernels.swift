@@ -10,7 +10,7 @@ import Synchronization
 public final class CUDAKernels: Sendable {
   /// The driver under the kernels.
   public let driver: CUDADriver
-  private let cache: KernelCache
+  let cache: KernelCache
   private let functions = Mutex<[FunctionKey: UInt]>([:])
   private let tables = Mutex<[TableKey: Table]>([:])
 
@@ -23,6 +23,7 @@ public final class CUDAKernels: Sendable {
   enum Request: Hashable {
     case forward(CUDAPassShape)
     case backward(CUDAPassShape)
+    case biasGradient(CUDAPassShape)
     case decode(CUDADecode.Variant, clusters: Bool)
   }
 
@@ -75,27 +76,41 @@ public final class CUDAKernels: Sendable {
   func function(_ plan: LaunchPlan, on device: CUDADriver.Device) throws -> UInt {
     let key = FunctionKey(plan: plan, device: device.ordinal)
     if let function = functions.withLock({ $0[key] }) { return function }
-    let compiler = try NVRTC.shared()
-    let source = KernelSources.source(of: plan.file)
-    let options = plan.options(architecture: device.architecture)
-    let name = KernelCache.key(
-      source: source, options: options, compiler: compiler.version, driver: driver.version)
-    let cubin = try cache.cubin(key: name) {
-      try compiler.compile(source: source, name: plan.file + ".cu", options: options)
+    try load([plan], on: device)
+    guard let function = functions.withLock({ $0[key] }) else {
+      preconditionFailure("The kernel \(plan.entry) was loaded but is not there.")
     }
-    let function = try driver.function(
-      cubin: cubin, entry: plan.entry, sharedMemory: plan.sharedMemory)
-    functions.withLock { $0[key] = function }
     return function
   }
 
-  /// The kernels of a request, in the order in which they run; `plans` is asked on first use.
+  /// Compiles and loads the kernels that the process lacks.
+  func load(_ plans: [LaunchPlan], on device: CUDADriver.Device) throws {
+    let missing = functions.withLock { functions in
+      plans.filter { functions[FunctionKey(plan: $0, device: device.ordinal)] == nil }
+    }
+    guard !missing.isEmpty else { return }
+    for (plan, cubin) in try cubins(missing, architecture: device.architecture) {
+      let function = try driver.function(
+        cubin: cubin, entry: plan.entry, sharedMemory: plan.sharedMemory)
+      functions.withLock { $0[FunctionKey(plan: plan, device: device.ordinal)] = function }
+    }
+  }
+
+  /// Whether a request has its kernels.
+  func isLoaded(_ request: Request, on device: CUDADriver.Device) -> Bool {
+    kernels.withLock { $0[RequestKey(request: request, device: device.ordinal)] != nil }
+  }
+
+  /// The kernels of a request, in the order in which they run; `plans` is asked on first use of one that
+  /// does not know its own.
   func kernels(
-    _ request: Request, on device: CUDADriver.Device, plans: () -> [LaunchPlan]
+    _ request: Request, on device: CUDADriver.Device, plans: () -> [LaunchPlan] = { [] }
   ) throws -> [Kernel] {
     let key = RequestKey(request: request, device: device.ordinal)
     if let kernels = kernels.withLock({ $0[key] }) { return kernels }
-    let loaded = try plans().map { Kernel(plan: $0, function: try function($0, on: device)) }
+    let plans = request.plans ?? plans()
+    try load(plans, on: device)
+    let loaded = try plans.map { Kernel(plan: $0, function: try function($0, on: device)) }
     kernels.withLock { $0[key] = loaded }
     return loaded
   }
@@ -148,7 +163,7 @@ extension CUDAKernels {
     precondition(shape.objection() == nil, "No kernel runs this pass: \(shape.objection() ?? "").")
     guard pass.firstQuery < shape.tokens else { return }
     let device = try driver.device()
-    let kernel = try kernels(.forward(shape), on: device) { [shape.forwardPlan] }[0]
+    let kernel = try kernels(.forward(shape), on: device)[0]
     let plan = kernel.plan
     var parameters = try self.parameters(of: pass, on: device)
     var fibers = shape.fibers
@@ -200,9 +215,7 @@ extension CUDAKernels {
     parameters.accumulate = gradients.accumulates ? 1 : 0
     parameters.dot = gradients.workspace
     parameters.dbeta = gradients.workspace + UInt64(shape.batch * shape.heads * pass.lseRow * 4)
-    let kernels = try kernels(.backward(shape), on: device) {
-      shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
-    }
+    let kernels = try kernels(.backward(shape), on: device)
     for kernel in kernels where kernel.plan.entry != shape.reductionEntry {
       let plan = kernel.plan
       let heads = plan.entry == "backwardLongQuery" ? shape.heads : shape.keyHeads
@@ -218,6 +231,12 @@ extension CUDAKernels {
           parameters: Reduction(
             partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.batch * grid)))
       }
+    }
+    if gradients.bias != 0 {
+      try biasGradient(
+        shape, parameters, biasHeads: pass.biasStride == 0 ? 1 : shape.heads, out: gradients.bias,
+        scratch: gradients.workspace + UInt64(shape.workspaceBytes(lseRow: pass.lseRow)),
+        on: device, stream: stream)
     }
   }
 
@@ -292,28 +311,26 @@ extension CUDAKernels {
 extension CUDAKernels {
   /// Launches a kernel that does nothing: what any launch costs.
   public func launchNothing(stream: CUDADriver.Stream) throws {
-    let plan = LaunchPlan(
-      file: "Reduce", entry: "nothing",
-      macros: [
-        "BETA=0", "BIAS=0", "CAUSAL=0", "D=64", "DTYPE=0", "JOINT=0", "ROTARY=0", "SLIDING=0",
-        "WARPS=1",
-      ], sharedMemory: 0, rows: 1, threads: 32, fiber: nil)
     try driver.launch(
-      try function(plan, on: try driver.device()), grid: (1, 1), threads: 32, sharedMemory: 0,
-      stream: stream, parameters: Int32(0))
+      try function(.reduction("nothing"), on: try driver.device()), grid: (1, 1), threads: 32,
+      sharedMemory: 0, stream: stream, parameters: Int32(0))
   }
 }
 
 extension CUDAPassShape {
   /// Bytes of scratch memory that ``CUDAKernels/backward(_:_:stream:)`` needs: D(t) of every row and
-  /// the partial sums of dβ.
+  /// the partial sums of dβ and of a mode bias's gradient.
   ///
-  /// - Parameter lseRow: tokens a row of ℓ holds.
-  public func workspaceBytes(lseRow: Int) -> Int {
+  /// - Parameters:
+  ///   - lseRow: tokens a row of ℓ holds.
+  ///   - biasHeads: the heads of a mode bias whose gradient is wanted, else 0. Its sums take at most
+  ///     17 MB or the size of the gradient itself, whatever is more.
+  public func workspaceBytes(lseRow: Int, biasHeads: Int = 0) -> Int {
     let blocks = backwardPlans.map { plan -> Int in
       if let fiber = plan.fiber { return (fibers + plan.rows / fiber - 1) / (plan.rows / fiber) }
       return (fiberLength + plan.rows - 1) / plan.rows * fibers
     }
     return (batch * heads * lseRow + heads * batch * (blocks.max() ?? 0)) * 4
+      + (biasHeads > 0 ? biasSums(heads: biasHeads).bytes : 0)
   }
 }

@@ -104,9 +104,11 @@ public struct CUDAPassGradients: Sendable {
   public var carriedLSE: CUDADriver.Address = 0
   /// ∂/∂β [H] f32, if the shape has β.
   public var beta: CUDADriver.Address = 0
+  /// ∂/∂bias, shaped as the bias and packed, f32; 0 if nothing wants it.
+  public var bias: CUDADriver.Address = 0
   /// Whether ∂/∂q and ∂/∂k are added to what is there (they sum over the passes).
   public var accumulates: Bool
-  /// ``CUDAPassShape/workspaceBytes`` bytes.
+  /// ``CUDAPassShape/workspaceBytes(lseRow:biasHeads:)`` bytes.
   public var workspace: CUDADriver.Address
 
   /// Creates the gradients of a pass; the optional parts are set afterwards.

@@ -51,6 +51,15 @@ package struct KernelCache: Sendable {
   ///
   /// - Throws: what `compile` throws, and ``CUDAError/cache(path:detail:)`` if the folder is unusable.
   package func cubin(key: String, compile: () throws -> [UInt8]) throws -> [UInt8] {
+    // Threads that want the same kernel wait for the first of them; others rarely share its gate.
+    return try Self.gates[Int(key.hashValue.magnitude % UInt(Self.gates.count))].withLock {
+      try stored(key: key, compile: compile)
+    }
+  }
+
+  private static let gates = (0..<64).map { _ in NSLock() }
+
+  private func stored(key: String, compile: () throws -> [UInt8]) throws -> [UInt8] {
     let file = folder.appendingPathComponent(key + ".cubin")
     // Every cubin is an ELF file; anything else is a damaged entry and is compiled anew.
     if let data = try? Data(contentsOf: file), data.starts(with: [0x7f, 0x45, 0x4c, 0x46]) {

@@ -9,6 +9,7 @@ package enum KernelSources {
     case "Forward": bytes = PackageResources.Forward_cu
     case "Backward": bytes = PackageResources.Backward_cu
     case "BackwardLong": bytes = PackageResources.BackwardLong_cu
+    case "BiasGradient": bytes = PackageResources.BiasGradient_cu
     case "Reduce": bytes = PackageResources.Reduce_cu
     case "Decode": bytes = PackageResources.Decode_cu
     default: preconditionFailure("There is no kernel file \(file); the files are \(files).")
@@ -18,5 +19,7 @@ package enum KernelSources {
   }
 
   /// The names of the kernel files.
-  package static let files = ["Forward", "Backward", "BackwardLong", "Reduce", "Decode"]
+  package static let files = [
+    "Forward", "Backward", "BackwardLong", "BiasGradient", "Reduce", "Decode",
+  ]
 }

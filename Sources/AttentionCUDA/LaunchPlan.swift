@@ -23,17 +23,27 @@ package struct LaunchPlan: Sendable, Hashable {
   package func options(architecture: String) -> [String] {
     ["--gpu-architecture=\(architecture)", "--std=c++17"] + macros.map { "-D" + $0 }
   }
+
+  /// A kernel of `Reduce.cu`, which no shape changes.
+  static func reduction(_ entry: String) -> LaunchPlan {
+    LaunchPlan(
+      file: "Reduce", entry: entry,
+      macros: [
+        "BETA=0", "BIAS=0", "CAUSAL=0", "D=64", "DTYPE=0", "JOINT=0", "ROTARY=0", "SLIDING=0",
+        "WARPS=8",
+      ], sharedMemory: 0, rows: 128, threads: 256, fiber: nil)
+  }
 }
 
 extension CUDAPassShape {
   /// Bytes between token rows of a tile in shared memory: padded so that eight rows meet all banks.
-  private var rowBytes: Int {
+  var rowBytes: Int {
     element == .float32 ? (headWidth + 4) * 4 : ((headWidth + 15) / 16 * 16 + 8) * 2
   }
 
-  private var isWide: Bool { element == .float32 || headWidth > 128 }
+  var isWide: Bool { element == .float32 || headWidth > 128 }
 
-  private func plan(
+  func plan(
     _ file: String, _ entry: String, rows: Int, sharedMemory: Int, fiber: Int? = nil,
     _ extra: [String: Int]
   ) -> LaunchPlan {
@@ -54,7 +64,7 @@ extension CUDAPassShape {
   }
 
   /// The smallest power of two that holds a fiber.
-  private var packedFiber: Int {
+  var packedFiber: Int {
     var size = 1
     while size < fiberLength { size *= 2 }
     return size
@@ -113,12 +123,7 @@ extension CUDAPassShape {
   var reductionEntry: String { "reducePartials" }
 
   /// The fixed-order sum of the partial sums of dβ.
-  package var reductionPlan: LaunchPlan {
-    var shape = self
-    shape.element = .bfloat16
-    return shape.plan(
-      "Reduce", reductionEntry, rows: 128, sharedMemory: 0, ["BLOCKS": 1])
-  }
+  package var reductionPlan: LaunchPlan { .reduction(reductionEntry) }
 
   /// The rows of the rotary table that the kernels of this pass may read: positions relative to the first
   /// key of a tile.

@@ -103,11 +103,9 @@ public struct CUDAPassShape: Sendable, Hashable {
       return "batch × heads = \(batch * heads) exceeds a grid's 65535"
     }
     guard tokens < 1 << 30 else { return "\(tokens) tokens exceed 2^30" }
-    if backward, isRotary, headWidth % 16 != 0 {
-      return "the rotary gradient needs a head width that is a multiple of 16, not \(headWidth)"
-    }
-    if backward, biasGradient { return "no kernel forms the gradient of a mode bias" }
-    let needed = ([forwardPlan] + (backward ? backwardPlans : [])).map(\.sharedMemory).max() ?? 0
+    let plans =
+      [forwardPlan] + (backward ? backwardPlans : []) + (biasGradient ? [biasPlan] : [])
+    let needed = plans.map(\.sharedMemory).max() ?? 0
     if needed > sharedMemory {
       return
         "this pass needs \(needed) bytes of shared memory a block and the GPU has \(sharedMemory)"

@@ -23,7 +23,7 @@ extension AttentionCall {
     guard let plan = CUDAPlan(self) else { return "\(queries.dtype) has no kernel" }
     let records = Autograd.isRecording && inputs.contains(where: \.requiresGrad)
     return plan.objection(
-      backward: records, biasGradient: records && givenBiases.contains(where: \.requiresGrad))
+      backward: records, biasGradient: givenBiases.map { records && $0.requiresGrad })
   }
 
   /// Attends through the CUDA kernels.
@@ -33,11 +33,11 @@ extension AttentionCall {
         "The CUDA kernels take bfloat16, float16 or float32, got \(queries.dtype).")
     }
     let inputs = inputs
-    guard Autograd.isRecording, inputs.contains(where: \.requiresGrad) else {
-      return plan.forward(inputs)
-    }
+    let needed = inputs.map(\.requiresGrad)
+    guard Autograd.isRecording, needed.contains(true) else { return plan.forward(inputs) }
     let results = Autograd.apply(
-      inputs, forward: { plan.forwardSaving($0) }, backward: { plan.backward($0) })
+      inputs, forward: { plan.forwardSaving($0, needed: needed) },
+      backward: { plan.backward($0) })
     return (results[0], results[1])
   }
 }
@@ -125,10 +125,19 @@ struct CUDAPlan: Sendable {
       isRotary: pattern.rotary.positions != .none)
   }
 
-  func objection(backward: Bool, biasGradient: Bool) -> String? {
-    for index in 0..<pattern.fold.order {
-      let objection = passShape(index).objection(
-        backward: backward, biasGradient: biasGradient, sharedMemory: Self.sharedMemory)
+  private var passShapes: [CUDAPassShape] { (0..<pattern.fold.order).map(passShape) }
+
+  /// For every pass, whether its mode bias wants a gradient, given which of the biases do.
+  private func wantsBias(_ biases: some Collection<Bool>) -> [Bool] {
+    let wanted = Array(biases)
+    return pattern.chain.map { mode in biasPlaces[mode.index - 1].map { wanted[$0] } ?? false }
+  }
+
+  /// Why no kernel serves a call, or nil; `biasGradient` tells which of the biases want one.
+  func objection(backward: Bool, biasGradient: [Bool]) -> String? {
+    for (shape, wantsBias) in zip(passShapes, wantsBias(biasGradient)) {
+      let objection = shape.objection(
+        backward: backward, biasGradient: wantsBias, sharedMemory: Self.sharedMemory)
       if let objection { return objection }
     }
     return nil
@@ -217,6 +226,7 @@ struct CUDAPlan: Sendable {
     }
     withExtendedLifetime((operands, output, lse, other)) {
       run { kernels, stream in
+        try kernels.prepare(passShapes)
         for index in 0..<order {
           let values =
             index == 0 ? DeviceTensor(operands.values, layout: layout) : places[index - 1]
@@ -229,7 +239,9 @@ struct CUDAPlan: Sendable {
     return (output, lse)
   }
 
-  func forwardSaving(_ inputs: [Tensor]) -> (outputs: [Tensor], saved: [Tensor]) {
+  /// The forward pass that keeps what ``backward(_:)`` needs, whose kernels are compiled here too;
+  /// `needed` tells which inputs want a gradient.
+  func forwardSaving(_ inputs: [Tensor], needed: [Bool]) -> (outputs: [Tensor], saved: [Tensor]) {
     let operands = operands(inputs)
     let order = pattern.fold.order
     let output = Tensor.empty(inputs[0].shape, dtype: dtype, device: device)
@@ -238,6 +250,8 @@ struct CUDAPlan: Sendable {
     if output.count > 0 {
       withExtendedLifetime((operands, output, values, lses)) {
         run { kernels, stream in
+          try kernels.prepare(
+            passShapes, backward: true, biasGradient: wantsBias(needed[firstBias...]))
           for index in 0..<order {
             try kernels.forward(
               saved(index, operands, output: output, values: values, lses: lses), stream: stream)
@@ -278,16 +292,19 @@ struct CUDAPlan: Sendable {
     guard output.count > 0 else {
       return [dq, dk, dv].map { $0 as Tensor? } + inputs[3...].map { _ in nil }
     }
-    let workspace = Tensor.empty(
-      [
-        (0..<order).map { passShape($0).workspaceBytes(lseRow: shape.tokens) / 4 }.max() ?? 0
-      ], dtype: .float32, device: device)
+    let dbiases = zip(operands.biases, pass.needed[firstBias...]).map { bias, isNeeded in
+      isNeeded ? Tensor.empty(bias.shape, dtype: .float32, device: device) : nil
+    }
+    let biasGradients = pattern.chain.map { mode in
+      biasPlaces[mode.index - 1].flatMap { dbiases[$0] }
+    }
+    let workspace = workspace(biasGradients)
     // The gradients that the passes hand down; all live until the launches are queued.
     var kept = [upstream]
     var above = DeviceTensor(upstream, layout: layout)
     var lseAbove = pass.gradients[1]?.to(.float32).contiguous()
     var keptLSE: [Tensor] = []
-    withExtendedLifetime((pass, operands, workspace, dbeta)) {
+    withExtendedLifetime((pass, operands, workspace, dbeta, dbiases)) {
       run { kernels, stream in
         for index in stride(from: order - 1, through: 0, by: -1) {
           let below = index == 0 ? dv : empty(shape.heads)
@@ -301,6 +318,7 @@ struct CUDAPlan: Sendable {
           gradients.carriedLSE = lseBelow?.address ?? 0
           let row = pattern.chain[index].index - 1
           gradients.beta = dbeta.address + UInt64(row * shape.heads * 4)
+          gradients.bias = biasGradients[index]?.address ?? 0
           try kernels.backward(
             saved(index, operands, output: output, values: values, lses: lses), gradients,
             stream: stream)
@@ -314,6 +332,14 @@ struct CUDAPlan: Sendable {
     }
     var results: [Tensor?] = [dq, dk, dv]
     if hasBeta { results.append(dbeta.to(dtype)) }
-    return results + inputs[firstBias...].map { _ in nil }
+    return results + zip(inputs[firstBias...], dbiases).map { $1?.to($0.dtype) }
+  }
+
+  /// What the passes' backward kernels write for each other: one after the other, they share it.
+  private func workspace(_ biasGradients: [Tensor?]) -> Tensor {
+    let bytes = zip(passShapes, biasGradients).map { pass, bias in
+      pass.workspaceBytes(lseRow: shape.tokens, biasHeads: bias?.size(0) ?? 0)
+    }
+    return .empty([(bytes.max() ?? 0) / 4], dtype: .float32, device: device)
   }
 }

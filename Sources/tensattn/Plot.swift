@@ -6,8 +6,9 @@ struct Plot: ParsableCommand {
     abstract: "Draws figures from the files that the other commands write.",
     discussion: """
       metrics.jsonl files give the loss curve; reports of perplexity and of the demo give the loss \
-      by length, by position and the time by length; rows of bench give times by length; confusion \
-      matrices are drawn as maps.
+      by length, by position and the time by length; rows of bench give times by length, and those \
+      of a GPU also the ratios to the floor and to other attention; confusion matrices are drawn as \
+      maps.
       """)
 
   @Argument(help: "Files, each optionally with a label: LABEL=FILE.")

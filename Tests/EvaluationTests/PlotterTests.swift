@@ -27,18 +27,30 @@ struct PlotterTests {
       "forward_ms": 5, "composed_forward_ms": 21, "window_forward_ms": 8, "full_forward_ms": 168}]
     """
 
+  private let cudaBench = """
+    [{"n": 32768, "heads": 32, "fold": "32x32x32", "support": "block-causal",
+      "normalization": "per-mode", "floor_ms": 0.25, "forward_ms": 0.8, "cudnn_forward_ms": 14,
+      "flash_forward_ms": 25, "window_forward_ms": 2.5, "floor_backward_ms": 0.75,
+      "forward_backward_ms": 2.7, "cudnn_forward_backward_ms": 56},
+     {"n": 1048576, "heads": 8, "fold": "128x128x64", "support": "block-causal",
+      "normalization": "per-mode", "floor_ms": 2, "forward_ms": 8.1, "cudnn_forward_ms": null,
+      "floor_backward_ms": null, "forward_backward_ms": null}]
+    """
+
   @Test("Metrics, reports and bench rows give their figures, as PNG files")
   func figures() throws {
     let folder = try TemporaryFolder()
     try folder.write("metrics.jsonl", metrics)
     try folder.write("report.json", report)
     try folder.write("bench.json", bench)
-    let inputs = ["metrics.jsonl", "report.json", "bench.json"].map {
+    try folder.write("cuda.json", cudaBench)
+    let inputs = ["metrics.jsonl", "report.json", "bench.json", "cuda.json"].map {
       (label: "a", path: folder.path($0))
     }
     let figures = try Plotter().draw(inputs, into: folder.path("figures"))
     let names = [
       "loss-curve", "loss-by-length", "time-by-length", "loss-by-position", "bench",
+      "bench-cuda-forward", "bench-cuda-forward-backward",
     ]
     #expect(figures == names.map { folder.path("figures/\($0).png") })
     for figure in figures {

@@ -18,5 +18,25 @@ extern "C" __global__ void reducePartials(const __grid_constant__ Reduction p) {
   if (threadIdx.x == 0) p.out[blockIdx.x] = (float)sums[0];
 }
 
+// Adds the parts of a mode bias's gradient in a fixed order; places that the parts lack become zeros. One
+// thread an entry, one row of the grid a head.
+struct BiasReduction {
+  const float* parts;  // [heads][count][plane], rows of `extent` entries
+  float* out;          // [heads][rows][size]
+  i64 plane;
+  int count, extent, rows, size;
+};
+
+extern "C" __global__ void reduceBias(const __grid_constant__ BiasReduction p) {
+  i64 place = (i64)blockIdx.x * 256 + threadIdx.x, places = (i64)p.rows * p.size;
+  if (place >= places) return;
+  i64 i = place / p.size, j = place % p.size;
+  double sum = 0;
+  if (i < p.extent && j < p.extent)
+    for (int part = 0; part < p.count; part++)
+      sum += p.parts[((i64)blockIdx.y * p.count + part) * p.plane + i * p.extent + j];
+  p.out[(i64)blockIdx.y * places + place] = (float)sum;
+}
+
 // What a launch costs.
 extern "C" __global__ void nothing(int) {}

@@ -182,14 +182,36 @@ __device__ __forceinline__ void rotateTile(T* tile, int rows, const float2* tabl
 #endif
 }
 
-// Turns accumulators back by the angle of a row: the gradient before the rotation. Channels i and
-// i + D/2 lie in one thread because D is a multiple of 16 here.
+// Turns accumulators back by the angle of a row: the gradient before the rotation. Where D is a multiple of
+// 16, channels i and i + D/2 lie in one thread; else two columns, that is two lanes, apart.
 __device__ __forceinline__ void rotateBack(float (&c)[ND][4], const float2* table, int row0, int row1) {
 #if ROTARY
   int t = threadIdx.x & 3;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const float4* turn = reinterpret_cast<const float4*>(table + (i64)(half ? row1 : row0) * (D / 2));
+#if D % 16 != 0
+    constexpr int middle = D / 16;  // the block whose lower lanes end the first half
+    bool low = t < 2;
+    float2 other[D / 8];
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+      other[n].x = __shfl_xor_sync(~0u, c[n][half * 2], 2);
+      other[n].y = __shfl_xor_sync(~0u, c[n][half * 2 + 1], 2);
+    }
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+      // The first half's partner is the y of (x, y); the second half's is the x, and its angle the partner's.
+      bool isX = n < middle || (n == middle && low);
+      float2 y = low || n >= middle ? other[(n + middle) % (D / 8)] : other[n + middle + 1];
+      float2 x = low ? other[n > middle ? n - middle - 1 : 0] : other[n >= middle ? n - middle : 0];
+      float2 pair = isX ? y : x;
+      float4 w = __ldg(turn + (isX ? n * 4 + t : (n - middle) * 4 + t - 2));
+      float sign = isX ? 1.f : -1.f;
+      c[n][half * 2] = c[n][half * 2] * w.x + sign * pair.x * w.y;
+      c[n][half * 2 + 1] = c[n][half * 2 + 1] * w.z + sign * pair.y * w.w;
+    }
+#else
 #pragma unroll
     for (int n = 0; n < ND / 2; n++) {
       float4 w = __ldg(turn + n * 4 + t);
@@ -200,6 +222,7 @@ __device__ __forceinline__ void rotateBack(float (&c)[ND][4], const float2* tabl
       c[n + ND / 2][half * 2] = y0 * w.x - x0 * w.y;
       c[n + ND / 2][half * 2 + 1] = y1 * w.z - x1 * w.w;
     }
+#endif
   }
 #endif
 }
@@ -326,9 +349,10 @@ __device__ __forceinline__ float logit(const Pass& p, float dot, int distance, i
   float plain = dot * p.scale;
 #if BIAS
 #if SLIDING
-  if (distance >= 0 && distance < p.size) plain += __ldg(bias + distance) * LOG2E;
+  if ((u32)distance < (u32)p.size) plain += __ldg(bias + distance) * LOG2E;
 #else
-  if (key < p.size && distance + key < p.size) plain += __ldg(bias + (i64)(distance + key) * p.size + key) * LOG2E;
+  // Rows that no fiber fills, and neighbors packed into the same tile, lie outside.
+  if (key < p.size && (u32)(distance + key) < (u32)p.size) plain += __ldg(bias + (i64)(distance + key) * p.size + key) * LOG2E;
 #endif
 #endif
 #if JOINT

@@ -1,0 +1,56 @@
+import Dispatch
+import Synchronization
+
+extension CUDAKernels.Request {
+  /// The kernels of a pass, in the order in which they run; nil where the caller knows them.
+  var plans: [LaunchPlan]? {
+    switch self {
+    case .forward(let shape): [shape.forwardPlan]
+    case .backward(let shape): shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
+    case .biasGradient(let shape): [shape.biasPlan, .reduction("reduceBias")]
+    default: nil
+    }
+  }
+}
+
+extension CUDAKernels {
+  /// Compiles and loads what the passes of a call need and the process lacks, as many kernels at a time as
+  /// there are cores: a first call waits for its slowest kernel instead of for all of them in turn.
+  ///
+  /// - Parameters:
+  ///   - shapes: the passes.
+  ///   - backward: whether gradients will be wanted.
+  ///   - biasGradient: for every pass, whether its mode bias wants one.
+  /// - Throws: ``CUDAError``.
+  public func prepare(
+    _ shapes: [CUDAPassShape], backward: Bool = false, biasGradient: [Bool] = []
+  ) throws {
+    var requests = shapes.map(Request.forward)
+    if backward { requests += shapes.map(Request.backward) }
+    requests += zip(shapes, biasGradient).compactMap { $1 ? .biasGradient($0) : nil }
+    let device = try driver.device()
+    let plans = requests.filter { !isLoaded($0, on: device) }.flatMap { $0.plans ?? [] }
+    try load(plans, on: device)
+  }
+
+  /// The kernels' machine code from the cache on disk, compiled side by side where it is missing.
+  func cubins(_ plans: [LaunchPlan], architecture: String) throws -> [LaunchPlan: [UInt8]] {
+    let compiler = try NVRTC.shared()
+    let plans = Array(Set(plans))
+    let results = Mutex<[LaunchPlan: Result<[UInt8], any Error>]>([:])
+    DispatchQueue.concurrentPerform(iterations: plans.count) { index in
+      let plan = plans[index]
+      let result = Result {
+        let source = KernelSources.source(of: plan.file)
+        let options = plan.options(architecture: architecture)
+        let key = KernelCache.key(
+          source: source, options: options, compiler: compiler.version, driver: driver.version)
+        return try cache.cubin(key: key) {
+          try compiler.compile(source: source, name: plan.file + ".cu", options: options)
+        }
+      }
+      results.withLock { $0[plan] = result }
+    }
+    return try results.withLock { try $0.mapValues { try $0.get() } }
+  }
+}
