@@ -324,7 +324,7 @@ extension CUDAPassShape {
   /// - Parameters:
   ///   - lseRow: tokens a row of ℓ holds.
   ///   - biasHeads: the heads of a mode bias whose gradient is wanted, else 0. Its sums take at most
-  ///     17 MB or the size of the gradient itself, whatever is more.
+  ///     9 MB or the size of the gradient itself, whatever is more.
   public func workspaceBytes(lseRow: Int, biasHeads: Int = 0) -> Int {
     let blocks = backwardPlans.map { plan -> Int in
       if let fiber = plan.fiber { return (fibers + plan.rows / fiber - 1) / (plan.rows / fiber) }

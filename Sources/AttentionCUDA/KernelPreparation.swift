@@ -29,8 +29,10 @@ extension CUDAKernels {
     if backward { requests += shapes.map(Request.backward) }
     requests += zip(shapes, biasGradient).compactMap { $1 ? .biasGradient($0) : nil }
     let device = try driver.device()
-    let plans = requests.filter { !isLoaded($0, on: device) }.flatMap { $0.plans ?? [] }
-    try load(plans, on: device)
+    requests.removeAll { isLoaded($0, on: device) }
+    guard !requests.isEmpty else { return }
+    try load(requests.flatMap { $0.plans ?? [] }, on: device)
+    for request in requests { _ = try kernels(request, on: device) }
   }
 
   /// The kernels' machine code from the cache on disk, compiled side by side where it is missing.
