@@ -75,7 +75,7 @@ struct GeneratedTaskTests {
 
   @Test("Whether the first sentence has the second's two entities in their order")
   func precedence() {
-    let task = GeneratedTask.precedence(length: 64)
+    let task = GeneratedTask.precedence(length: 64, entities: 8, mentioned: 4)
     for example in task.dataset(0..<300).examples {
       let first = example.sentences[0].filter { $0 <= 8 }
       let second = example.sentences[1].filter { $0 <= 8 }
