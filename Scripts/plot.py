@@ -218,18 +218,28 @@ def draw_encoders(report, folder):
              "cnn": "CNN"}
     labels = [names[row["family"]] for row in encoders]
     tokens, seeds = plan["base"]["data"]["length"], len(plan["seeds"])
-    axes = figure(f"{tokens} tokens: {seeds} seeds (dots), their mean (bars)", "",
-                  "test accuracy (%)")
+    bars, lines = plt.figure(figsize=(10, 4.5), layout="constrained").subplots(1, 2)
     scores = [[100 * trial["accuracy"] for trial in row["trials"]] for row in encoders]
-    axes.bar(labels, [statistics.mean(group) for group in scores], width=0.6, alpha=0.5)
+    bars.set(title=f"{tokens} tokens: {seeds} seeds (dots), their mean (bars)",
+             ylabel="test accuracy (%)")
+    bars.bar(labels, [statistics.mean(group) for group in scores], width=0.6, alpha=0.5)
     for place, group in enumerate(scores):
-        axes.plot([place] * len(group), group, "k.", markersize=5)
-    axes.axhline(100 * report["chance"], color="gray", linestyle=":", label="guessing")
-    if "order_blind_accuracy" in report:
-        axes.axhline(100 * report["order_blind_accuracy"], color="gray", linestyle="--",
-                     label="most without order")
-    axes.set_ylim(0, 105)
-    save(axes, folder, "encoder-accuracy.png")
+        bars.plot([place] * len(group), group, "k.", markersize=5)
+    lines.set(title=f"The same models beyond {tokens} tokens", xlabel="sequence length (tokens)")
+    for label, row, group in zip(labels, encoders, scores):
+        points = {tokens: statistics.mean(group)}
+        for tests in zip(*(trial["by_length"] for trial in row["trials"])):
+            points[tests[0]["length"]] = 100 * statistics.mean(test["accuracy"] for test in tests)
+        lines.plot(points.keys(), points.values(), "o-", label=label)
+    length_axis(lines, [tokens] + plan["testLengths"])
+    for axes in (bars, lines):
+        axes.axhline(100 * report["chance"], color="gray", linestyle=":", label="guessing")
+        if "order_blind_accuracy" in report:
+            axes.axhline(100 * report["order_blind_accuracy"], color="gray", linestyle="--",
+                         label="most without order")
+        axes.set_ylim(0, 105)
+        axes.grid(alpha=0.3)
+    save(lines, folder, "encoder-accuracy.png")
 
     pair = plt.figure(figsize=(10, 4.5), layout="constrained").subplots(1, 2)
     lengths = [cost["length"] for row in encoders for cost in row["costs"]]

@@ -21,6 +21,13 @@ public struct EncoderComparison {
     public var families = EncoderFamily.allCases
     /// The seeds of weights, batches and dropout; examples are the same for all.
     public var seeds: [UInt64] = [1, 2, 3, 4, 5]
+    /// Further lengths at which the trained models are tested, as they are.
+    public var testLengths = [128, 256, 512, 1024]
+    /// The number of examples at each of these lengths.
+    public var lengthExamples = 200
+    /// The greatest of these lengths for the encoder that forms the tensor of scores; beyond, its tests
+    /// would take longer than everything else.
+    public var longestNaiveTest = 256
     /// The lengths at which time and memory are measured.
     public var lengths = [64, 128, 256, 512, 1024, 2048, 4096]
     /// A further length for multi-mask attention alone.
@@ -46,6 +53,7 @@ public struct EncoderComparison {
       plan.base.training.steps = 150
       plan.base.data.validationExamples = 100
       plan.base.data.testExamples = 200
+      plan.testLengths = [128]
       plan.lengths = [64, 128, 256, 512]
       plan.longest = 2048
       return plan
@@ -56,6 +64,18 @@ public struct EncoderComparison {
       var data = base.data
       data.trainingExamples = base.training.steps * base.training.batchSize
       return data
+    }
+
+    /// The lengths at which a family is tested beyond that of the training.
+    func testLengths(of family: EncoderFamily) -> [Int] {
+      family == .directional ? testLengths.filter { $0 <= longestNaiveTest } : testLengths
+    }
+
+    /// Examples of the task at another length.
+    func tests(length: Int) -> TokenDataset? {
+      var data = base.data
+      data.length = length
+      return data.task?.dataset(0..<lengthExamples)
     }
 
     /// A family's run with a seed.
@@ -157,23 +177,41 @@ public struct EncoderComparison {
     let run = try ClassifierRun(
       plan.configuration(family, seed: seed, data: data), splits: data.splits, folder: path)
     let result = path + "/result.json"
+    let lengths = plan.testLengths(of: family)
     if run.isFinished, let trial = JSONFile.read(EncoderTrial.self, from: result),
-      trial.testExamples == data.splits.test.examples.count
+      trial.testExamples == data.splits.test.examples.count, trial.byLength.map(\.length) == lengths
     {
       return trial
     }
     guard try run.run(label: label, shouldStop: shouldStop) == .finished,
-      let predictions = Predictions(
-        of: run.model, for: data.splits.test, batchSize: plan.base.training.batchSize,
-        shouldStop: shouldStop)
+      let accuracy = accuracy(of: run.model, on: data.splits.test, shouldStop: shouldStop)
     else { return nil }
+    var byLength: [EncoderTrial.Test] = []
+    for length in lengths {
+      guard let tests = plan.tests(length: length),
+        let accuracy = self.accuracy(of: run.model, on: tests, shouldStop: shouldStop)
+      else { return nil }
+      byLength.append(.init(length: length, accuracy: accuracy))
+    }
     let trial = EncoderTrial(
-      seed: seed, accuracy: ClassifierScores(predictions, on: data.splits.test).accuracy,
-      testExamples: data.splits.test.examples.count, steps: run.step,
+      seed: seed, accuracy: accuracy, testExamples: data.splits.test.examples.count,
+      byLength: byLength, steps: run.step,
       stepsToGoal: run.validations.first { $0.score >= EncoderTrial.goal }?.step,
       milliseconds: run.seconds * 1000 / Double(run.step))
     try JSONFile.write(trial, to: result)
     return trial
+  }
+
+  /// The share of right answers; nil if asked to stop.
+  private func accuracy(
+    of model: SequenceModel, on dataset: TokenDataset, shouldStop: () -> Bool
+  ) -> Double? {
+    // As many tokens at once as in training.
+    let tokens = plan.base.data.length * plan.base.training.batchSize
+    let predictions = Predictions(
+      of: model, for: dataset, batchSize: max(1, tokens / max(dataset.longest, 1)),
+      shouldStop: shouldStop)
+    return predictions.map { ClassifierScores($0, on: dataset).accuracy }
   }
 
   private func costs(

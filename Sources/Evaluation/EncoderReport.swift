@@ -11,6 +11,8 @@ public struct EncoderTrial: Codable, Sendable, Hashable {
   public var accuracy: Double
   /// The number of test examples.
   public var testExamples: Int
+  /// The accuracy at other lengths than that of the training.
+  public var byLength: [Test]
   /// The number of optimizer steps.
   public var steps: Int
   /// The first step after which the validation accuracy was ``goal`` or more, nil if it never was.
@@ -18,12 +20,21 @@ public struct EncoderTrial: Codable, Sendable, Hashable {
   /// The milliseconds of a step.
   public var milliseconds: Double
 
+  /// The accuracy at a length.
+  public struct Test: Codable, Sendable, Hashable {
+    /// The number of tokens.
+    public var length: Int
+    /// The share of examples that were answered rightly.
+    public var accuracy: Double
+  }
+
   /// The validation accuracy to which steps are counted.
   static let goal = 0.95
 
   enum CodingKeys: String, CodingKey {
     case seed, accuracy, steps
     case testExamples = "test_examples"
+    case byLength = "by_length"
     case stepsToGoal = "steps_to_goal"
     case milliseconds = "step_ms"
   }
@@ -49,6 +60,12 @@ public struct EncoderRow: Codable, Sendable, Hashable {
 
   /// The test accuracy over seeds.
   public var accuracy: MeanAndDeviation { MeanAndDeviation(trials.map(\.accuracy)) }
+
+  /// The test accuracy over seeds at another length, nil if it was not measured.
+  public func accuracy(length: Int) -> MeanAndDeviation? {
+    let found = trials.compactMap { $0.byLength.first { $0.length == length }?.accuracy }
+    return found.isEmpty ? nil : MeanAndDeviation(found)
+  }
 
   /// The median steps to a validation accuracy of 95 %, nil if half of the trials or more did not reach
   /// it.
@@ -112,6 +129,13 @@ public struct EncoderReport: Codable, Sendable, Hashable {
           row.stepsToGoal.map(String.init) ?? "–", String(format: "%.1f", row.milliseconds),
         ]
       })
+    let tested = Set(rows.flatMap { $0.trials.flatMap { $0.byLength.map(\.length) } }).sorted()
+    let byLength = table(
+      ["encoder"] + tested.map { "\($0)" },
+      rows.map { row in
+        [row.family.name]
+          + tested.map { row.accuracy(length: $0)?.text(scale: 100, digits: 1) ?? "–" }
+      })
     let lengths = Set(rows.flatMap { $0.costs.map(\.length) }).sorted()
     let costs = table(
       ["encoder"] + lengths.map { "\($0)" },
@@ -130,6 +154,9 @@ public struct EncoderReport: Codable, Sendable, Hashable {
       accuracy of 95 %; ms of a training step
 
       \(accuracies)
+      Accuracy of the same models on longer sequences, \(plan.lengthExamples) examples each, %
+
+      \(byLength)
       Forward and backward of one sequence by its length: ms, and by how much memory grew
 
       \(costs)\(ratio ?? "")

@@ -16,6 +16,9 @@ struct EncoderComparisonTests {
     plan.seeds = [1, 2]
     plan.lengths = [8, 16]
     plan.longest = 32
+    plan.testLengths = [12, 20]
+    plan.lengthExamples = 10
+    plan.longestNaiveTest = 12
     plan.base.data.length = 8
     plan.base.data.attributes = 2
     plan.base.data.validationExamples = 20
@@ -53,6 +56,8 @@ struct EncoderComparisonTests {
       #expect(row.trials.allSatisfy { $0.testExamples == 30 && (1...6).contains($0.steps) })
       #expect(
         row.costs.map(\.length) == (row.family == .multiMask ? [8, 16, 32] : [8, 16]))
+      #expect(
+        row.trials[0].byLength.map(\.length) == (row.family == .directional ? [12] : [12, 20]))
       #expect(row.costs.allSatisfy { $0.milliseconds > 0 })
       #expect(report.text.contains(row.family.name))
     }
@@ -82,7 +87,7 @@ struct EncoderComparisonTests {
     for _ in 0..<60 where found == nil {
       let outcome = try EncoderComparison(plan, folder: parts.path).run {
         asked += 1
-        return asked % 9 == 0
+        return asked % 25 == 0
       }
       if case .finished(let report) = outcome { found = report }
     }
