@@ -181,6 +181,62 @@ struct ClassifierRunTests {
   }
 }
 
+@Suite("Data of classifiers")
+struct ClassifierDataTests {
+  @Test("Phrases are trained on only where validation and test have files of their own")
+  func phrases() throws {
+    let folder = try TemporaryFolder()
+    let trees = (0..<20).map { "(3 (2 word\($0)) (4 delight))\n" }.joined()
+    for name in ["train", "dev", "test"] { try folder.write(name, trees) }
+    var data = ClassifierData()
+    data.source = .treebank5
+    data.training = folder.path("train")
+    #expect(try data.load().splits.training.examples.count == 16)
+    (data.validation, data.test) = (folder.path("dev"), folder.path("test"))
+    let loaded = try data.load()
+    #expect(loaded.splits.training.examples.count == 60)
+    #expect(loaded.splits.test.examples.count == 20)
+    #expect(loaded.vocabularySize == loaded.vocabulary?.count)
+  }
+
+  @Test("Word vectors set the width of tokens' vectors, and are the first of their words")
+  func vectors() throws {
+    let folder = try TemporaryFolder()
+    try folder.write("q", (0..<20).map { _ in "NUM:count how many ?\n" }.joined())
+    try folder.write("v", "how 1 2 3\nother 4 5 6\n")
+    var run = ClassifierConfiguration()
+    run.data.source = .questions
+    run.data.training = folder.path("q")
+    run.data.vectors = folder.path("v")
+    let data = try run.data.load()
+    run.fit(data)
+    #expect(run.model.embeddingWidth == 3)
+    let vectors = try #require(data.vectors)
+    let how = try #require(data.vocabulary?.id(of: "how"))
+    #expect(vectors[how].array(Float.self) == [1, 2, 3])
+  }
+
+  @Test("A file with labels that the model lacks is refused by the label's name")
+  func unknownLabels() throws {
+    let folder = try TemporaryFolder()
+    try folder.write("train", (0..<20).map { _ in "good fine day\nbad dull day\n" }.joined())
+    try folder.write("other", "good fine\nodd thing\n")
+    var data = ClassifierData()
+    data.source = .labeledLines
+    data.training = folder.path("train")
+    let loaded = try data.load()
+    let vocabulary = try #require(loaded.vocabulary)
+    let labels = loaded.splits.training.labels
+    #expect(labels == ["bad", "good"])
+    #expect {
+      try data.load(file: folder.path("other"), vocabulary: vocabulary, labels: labels)
+    } throws: { "\($0)".contains("found odd") }
+    let again = try data.load(
+      file: folder.path("train"), vocabulary: vocabulary, labels: labels)
+    #expect(again.examples[0].targets == [1])
+  }
+}
+
 @Suite("Adadelta")
 struct AdadeltaTests {
   init() { Runtime.threadCount = 1 }

@@ -1,6 +1,6 @@
+import Foundation
 import Text
 import Torch
-import Foundation
 
 /// Examples as models take them, and what made them of words.
 public struct LoadedData {
@@ -91,11 +91,15 @@ extension ClassifierData {
       test: testPart ?? parts.test)
   }
 
+  /// Whether no part is cut from the training file. A part that is must not hold phrases of sentences
+  /// that are trained on.
+  private var hasAllFiles: Bool { !validation.isEmpty && !test.isEmpty }
+
   private func format(forTraining: Bool) -> any DatasetFormat {
     switch source {
     case .inference: InferenceFormat()
-    case .treebank5: TreebankFormat(isBinary: false, includesPhrases: forTraining)
-    case .treebank2: TreebankFormat(isBinary: true, includesPhrases: forTraining)
+    case .treebank5: TreebankFormat(isBinary: false, includesPhrases: forTraining && hasAllFiles)
+    case .treebank2: TreebankFormat(isBinary: true, includesPhrases: forTraining && hasAllFiles)
     case .questions: QuestionFormat()
     case .fineQuestions: QuestionFormat(isFine: true)
     case .semanticRoles: SemanticRoleFormat()

@@ -6,7 +6,8 @@ public struct ClassifierData: Codable, Sendable, Hashable {
   public enum Source: String, Codable, Sendable, CaseIterable {
     /// SNLI and MultiNLI: sentence pairs in JSON lines.
     case inference = "nli"
-    /// The Stanford Sentiment Treebank with five labels; phrases count in training.
+    /// The Stanford Sentiment Treebank with five labels; phrases are trained on too if validation and
+    /// test have files of their own.
     case treebank5 = "sst5"
     /// The same with two labels.
     case treebank2 = "sst2"
