@@ -100,7 +100,7 @@ struct MultiMaskBackwardWorker: ~Copyable {
     for pointer in [q, g, h, k, keyRows.weights, keyRows.weightedValues] {
       pointer.update(repeating: 0, count: block)
     }
-    for pointer in [kept, mantissas, slopes] { pointer.update(repeating: 0, count: tile) }
+    for pointer in [kept, mantissas, slopes] { pointer.update(repeating: 1, count: tile) }
     references.update(repeating: 0, count: rowCount)
     zeros.update(repeating: 0, count: tileRows)
   }
@@ -298,13 +298,12 @@ struct MultiMaskBackwardWorker: ~Copyable {
     let stride = Block.blockSize
     wideTokens.update(repeating: 0, count: tileRows * stride)
     let tile = WideTile(
-      stride: stride, exponents: p + row * stride, mantissas: isSigmoid ? mantissas : nil,
-      kept: dropout == nil ? nil : kept, bounds: bounds)
-    for i in 0..<queries.count {
-      for column in columns {
+      stride: stride, exponents: p + row * stride, mantissas: mantissas, kept: kept, bounds: bounds)
+    columns.withUnsafeBufferPointer { columns in
+      for i in 0..<queries.count {
         wideGradients.add(
           tile, tileRow: i, keys: wideRows, queries: wideQueries, paddedWidth: paddedWidth,
-          row: row + i, column: column, tokenGradients: wideTokens + i * stride)
+          row: row + i, columns: columns, tokenGradients: wideTokens + i * stride)
       }
     }
   }

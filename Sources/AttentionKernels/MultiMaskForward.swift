@@ -3,12 +3,12 @@ import Folding
 
 /// Multi-mask attention forward, without a tensor of scores: O = (E_t·(V∘E_s)) / (E_t·E_s).
 ///
-/// A unit owns up to 192 queries of a head. For each block of keys it brings k (transposed), E_s and
+/// A unit owns up to 384 queries of a head. For each block of keys it brings k (transposed), E_s and
 /// V∘E_s into scratch, and for each six of its queries computes t, updates the running row maximum,
 /// and adds to numerator and denominator. E_s is relative to a reference a feature that holds for the
 /// whole head (``SourceReferences``), so only rows are rescaled as they go.
 public enum MultiMaskForward {
-  static let largestUnit = 192
+  static let largestUnit = 384
   static let blockKeys = 128
 
   /// Runs the operator.
@@ -39,7 +39,7 @@ private struct MultiMaskForwardWorker: ~Copyable {
   let width: Int
   let paddedWidth: Int
   var scratch: Scratch
-  /// [192, Dp] queries times scale·log2(e), and the sums Σ E_t·μ·(V∘E_s∘ν) and Σ E_t·E_s.
+  /// [384, Dp] queries times scale·log2(e), and the sums Σ E_t·μ·(V∘E_s∘ν) and Σ E_t·E_s.
   let q: UnsafeMutablePointer<Float>
   let numerators: UnsafeMutablePointer<Float>
   let denominators: UnsafeMutablePointer<Float>
@@ -54,7 +54,7 @@ private struct MultiMaskForwardWorker: ~Copyable {
   let kept: UnsafeMutablePointer<Float>
   let mantissas: UnsafeMutablePointer<Float>
   let slopes: UnsafeMutablePointer<Float>
-  /// [192] running maxima of the exponents of log2 φ_t.
+  /// [384] running maxima of the exponents of log2 φ_t.
   let m: UnsafeMutablePointer<Float>
   /// V factors by which older sums shrink; maxima, references and sums of a tile's rows.
   let factors: UnsafeMutablePointer<Float>
@@ -107,8 +107,10 @@ private struct MultiMaskForwardWorker: ~Copyable {
       references: scratch.take(wide * most), numerators: scratch.take(wide * most),
       denominators: scratch.take(wide * most))
     tops.update(repeating: -.infinity, count: laneCount)
-    // Rows beyond a tile's last query have weight 0, which still multiplies what stands here.
-    kept.update(repeating: 0, count: tile)
+    // Rows beyond a tile's last query have weight 0, which still multiplies what stands here; and wide
+    // vectors multiply by 1 where there is no dropout and no logistic φ_t.
+    kept.update(repeating: 1, count: tile)
+    mantissas.update(repeating: 1, count: tile)
     k.update(repeating: 0, count: block)
     q.update(repeating: 0, count: most)
   }
@@ -213,8 +215,8 @@ private struct MultiMaskForwardWorker: ~Copyable {
     let columns = source.wideVectors[head.index]
     guard let wideRows, !columns.isEmpty else { return }
     let tile = WideTile(
-      stride: MultiMaskForward.blockKeys, exponents: t, mantissas: isSigmoid ? mantissas : nil,
-      kept: dropout == nil ? nil : kept, bounds: bounds)
+      stride: MultiMaskForward.blockKeys, exponents: t, mantissas: mantissas, kept: kept,
+      bounds: bounds)
     for i in 0..<queries.count {
       for column in columns {
         wideSums.add(

@@ -16,27 +16,15 @@ struct WideRows {
 /// Six queries against a block of keys, row after row `stride` apart.
 struct WideTile {
   let stride: Int
-  /// Exponents of log2 φ_t, −∞ where hidden between the first and the last key.
-  let exponents: UnsafeMutablePointer<Float>
-  /// Mantissas of the logistic φ_t, nil for the exponential.
-  let mantissas: UnsafeMutablePointer<Float>?
-  /// μ, nil without dropout.
-  let kept: UnsafeMutablePointer<Float>?
+  /// Exponents of log2 φ_t, −∞ where hidden between the first and the last key: weight 0.
+  let exponents: UnsafePointer<Float>
+  /// Mantissas of φ_t and μ; 1 for the exponential and without dropout.
+  let mantissas: UnsafePointer<Float>
+  let kept: UnsafePointer<Float>
   let bounds: TileBounds
 
-  /// Calls `body` with every key that a row sees: its column, exponent, mantissa and μ.
-  @inline(__always)
-  func forEachKey(
-    row: Int, _ body: (_ j: Int, _ exponent: Lanes, _ mantissa: Lanes, _ kept: Lanes) -> Void
-  ) {
-    for j in Int(bounds.lower[row])..<Int(bounds.upper[row]) {
-      let x = exponents[row * stride + j]
-      if x == -.infinity { continue }
-      body(
-        j, Lanes(repeating: x), Lanes(repeating: mantissas?[row * stride + j] ?? 1),
-        Lanes(repeating: kept?[row * stride + j] ?? 1))
-    }
-  }
+  /// From the first to the last key that a row sees.
+  func keys(row: Int) -> Range<Int> { Int(bounds.lower[row])..<Int(bounds.upper[row]) }
 }
 
 /// Sums of wide vectors, `[queries, Dp]` each: relative to 2^reference, an own one for every element.
@@ -58,21 +46,27 @@ struct WideSums {
     _ tile: WideTile, tileRow: Int, keys: WideRows, paddedWidth: Int, row: Int, column: Int
   ) {
     let place = row * paddedWidth + column
+    let seen = tile.keys(row: tileRow)
+    let first = tileRow * tile.stride
     let old = load(references + place)
     var top = old
-    tile.forEachKey(row: tileRow) { j, x, _, _ in
-      top = larger(top, x + load(keys.exponents + j * paddedWidth + column))
+    var key = seen.lowerBound * paddedWidth + column
+    for j in seen {
+      top = larger(top, load(keys.exponents + key) + tile.exponents[first + j])
+      key += paddedWidth
     }
     let reference = top.replacing(with: Lanes.zero, where: top .== Lanes(repeating: -.infinity))
     let factor = exp2(old - reference)
     var numerator = load(numerators + place) * factor
     var denominator = load(denominators + place) * factor
-    tile.forEachKey(row: tileRow) { j, x, mantissa, kept in
-      let key = j * paddedWidth + column
-      let exponent = x + load(keys.exponents + key) - reference
-      let weight = exp2(exponent) * (mantissa * load(keys.mantissas + key))
+    key = seen.lowerBound * paddedWidth + column
+    for j in seen {
+      let exponent = load(keys.exponents + key) + tile.exponents[first + j] - reference
+      let weight = exp2(exponent) * (load(keys.mantissas + key) * tile.mantissas[first + j])
       denominator += weight
-      numerator = numerator.addingProduct(weight * kept, load(keys.values + key))
+      numerator = numerator.addingProduct(
+        weight * tile.kept[first + j], load(keys.values + key))
+      key += paddedWidth
     }
     store(top, references + place)
     store(numerator, numerators + place)
@@ -99,24 +93,31 @@ struct WideGradients {
     values.update(repeating: 0, count: count)
   }
 
-  /// Adds what one query sends to its keys, and to its own scores `tokenGradients` (by column).
+  /// Adds what one query sends to its keys by all wide vectors, and writes what it sends to its own
+  /// scores, `tokenGradients` by column.
   @inline(never)
   func add(
     _ tile: WideTile, tileRow: Int, keys: WideRows, queries: WideQueries, paddedWidth: Int,
-    row: Int, column: Int, tokenGradients: UnsafeMutablePointer<Float>
+    row: Int, columns: UnsafeBufferPointer<Int>, tokenGradients: UnsafeMutablePointer<Float>
   ) {
-    let place = row * paddedWidth + column
-    let logDenominator = load(queries.logDenominators + place)
-    let (upstream, output) = (load(queries.upstream + place), load(queries.output + place))
-    tile.forEachKey(row: tileRow) { j, x, mantissa, kept in
-      let key = j * paddedWidth + column
-      let exponent = x + load(keys.exponents + key) - logDenominator
-      let weight = exp2(exponent) * (mantissa * load(keys.mantissas + key))
-      let gradient = weight * upstream
-      let difference = gradient * ((kept * load(keys.values + key)) - output)
-      tokenGradients[j] += sum(difference)
-      store(load(source + key) + difference, source + key)
-      store(load(values + key).addingProduct(gradient, kept), values + key)
+    let first = tileRow * tile.stride
+    for j in tile.keys(row: tileRow) {
+      let exponent = Lanes(repeating: tile.exponents[first + j])
+      let (mantissa, kept) = (tile.mantissas[first + j], tile.kept[first + j])
+      var total = Lanes.zero
+      for column in columns {
+        let (place, key) = (row * paddedWidth + column, j * paddedWidth + column)
+        let logWeight =
+          load(keys.exponents + key) + exponent - load(queries.logDenominators + place)
+        let weight = exp2(logWeight) * (load(keys.mantissas + key) * mantissa)
+        let gradient = weight * load(queries.upstream + place)
+        let difference =
+          gradient * ((load(keys.values + key) * kept) - load(queries.output + place))
+        total += difference
+        store(load(source + key) + difference, source + key)
+        store(load(values + key).addingProduct(gradient, Lanes(repeating: kept)), values + key)
+      }
+      tokenGradients[j] = sum(total)
     }
   }
 }

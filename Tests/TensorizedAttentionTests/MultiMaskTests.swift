@@ -148,4 +148,68 @@ struct MultiMaskTrial: Sendable, CustomTestStringConvertible {
       #expect(deviation < 1e-6, "\(place)")
     }
   }
+
+  @Test("strided tensors, and gradients that only some inputs need")
+  func strides() {
+    var numbers = Numbers(seed: 2)
+    let shape = [2, 2, 70, 24]
+    let wide = numbers.tensor([2, 70, 2, 96], .float32)
+    let parts = (0..<4).map {
+      wide.narrow(axis: 3, from: $0 * 24, count: 24).transpose(1, 2)
+    }
+    let leaf = parts[3].contiguous()
+    leaf.requiresGrad = true
+    let attend = { (inputs: [Tensor], backend: Backend) in
+      multiMaskAttention(
+        queries: inputs[0], keys: inputs[1], values: inputs[2], sourceLogits: inputs[3],
+        masks: [.forward(), .window(left: 2, right: 30)], backend: backend)
+    }
+    let output = attend([parts[0], parts[1], parts[2], leaf], .cpu)
+    // The gradient of a sum is one number expanded, with strides of 0.
+    output.sum().backward()
+    let found = leaf.grad
+    leaf.grad = nil
+    let copies = parts.map { $0.contiguous() }
+    let same = attend([copies[0], copies[1], copies[2], leaf], .cpu)
+    (same * Tensor.ones(shape)).sum().backward()
+    #expect(same.isEqual(to: output))
+    #expect(found.flatMap { grad in leaf.grad.map { $0.isEqual(to: grad) } } == true)
+    #expect(withNoGrad { attend(copies, .cpu) }.isEqual(to: output))
+  }
+
+  @Test("dropout keeps a product of both weights with the probability asked for")
+  func dropoutRate() {
+    let dropout = AlignmentDropout(keepProbability: 0.6, seed: 11)
+    let n = 500
+    for stream in [AlignmentDropout.Stream.tokens, .source] {
+      let kept = (0..<n).map { row -> Int in
+        let key = dropout.rowKey(stream, head: 3, row: row)
+        return (0..<n).count { dropout.isKept(rowKey: key, column: $0) }
+      }
+      let total = Double(kept.reduce(0, +)) / Double(n * n)
+      // Five standard deviations of n² coin tosses; and of n for every row.
+      let p = 0.6.squareRoot()
+      let sigma = (p * (1 - p)).squareRoot()
+      #expect(abs(total - p) < 5 * sigma / Double(n))
+      for count in kept {
+        #expect(abs(Double(count) / Double(n) - p) < 5 * sigma / Double(n).squareRoot())
+      }
+    }
+    let other = AlignmentDropout(keepProbability: 0.6, seed: 12)
+    #expect(
+      dropout.rowKey(.tokens, head: 0, row: 0) != other.rowKey(.tokens, head: 0, row: 0))
+  }
+
+  @Test("empty batches and sequences have empty outputs", arguments: [Backend.cpu, .composed])
+  func empty(backend: Backend) {
+    for shape in [[0, 2, 5, 4], [1, 2, 0, 4]] {
+      let x = Tensor.zeros(shape)
+      x.requiresGrad = true
+      let output = multiMaskAttention(
+        queries: x, keys: x, values: x, sourceLogits: x, masks: [.forward(), .full],
+        backend: backend)
+      output.sum().backward()
+      #expect(output.shape == shape)
+    }
+  }
 }

@@ -1,3 +1,4 @@
+import AttentionCore
 import Folding
 import TensorizedAttention
 import Testing
@@ -63,5 +64,49 @@ import Torch
           pattern: AttentionPattern(fold: Fold([2, 4]), support: .block)
         ).count)
     }
+  }
+
+  @Test("mistakes in a call of multi-mask attention stop the program")
+  func multiMask() async {
+    let shapes = await #expect(processExitsWith: .failure, observing: [\.standardErrorContent]) {
+      let (q, s) = (Tensor.zeros([1, 2, 8, 4]), Tensor.zeros([1, 2, 7, 4]))
+      print(
+        multiMaskAttention(
+          queries: q, keys: q, values: q, sourceLogits: s, masks: [.full, .full]))
+    }
+    expectMessage(shapes, ["queries [1, 2, 8, 4]", "source logits [1, 2, 7, 4]"])
+    let count = await #expect(processExitsWith: .failure, observing: [\.standardErrorContent]) {
+      let q = Tensor.zeros([1, 2, 8, 4])
+      print(multiMaskAttention(queries: q, keys: q, values: q, sourceLogits: q, masks: [.full]))
+    }
+    expectMessage(count, ["one mask for each of the 2 heads, got 1"])
+    let size = await #expect(processExitsWith: .failure, observing: [\.standardErrorContent]) {
+      let q = Tensor.zeros([1, 1, 8, 4])
+      let mask = PositionalMask.custom(TokenMask(tokens: 5) { _, _ in true })
+      print(multiMaskAttention(queries: q, keys: q, values: q, sourceLogits: q, masks: [mask]))
+    }
+    expectMessage(size, ["for 5 tokens, the sequence has 8"])
+    let types = await #expect(processExitsWith: .failure, observing: [\.standardErrorContent]) {
+      let q = Tensor.zeros([1, 1, 8, 4])
+      print(
+        multiMaskAttention(
+          queries: q, keys: q, values: q.to(.float64), sourceLogits: q, masks: [.full]))
+    }
+    expectMessage(types, ["agree in type and device", "float64"])
+    let window = await #expect(processExitsWith: .failure, observing: [\.standardErrorContent]) {
+      let q = Tensor.zeros([1, 1, 8, 4])
+      print(
+        multiMaskAttention(
+          queries: q, keys: q, values: q, sourceLogits: q, masks: [.window(left: -1, right: 2)]))
+    }
+    expectMessage(window, ["-1 and 2"])
+    let dropout = await #expect(processExitsWith: .failure, observing: [\.standardErrorContent]) {
+      print(AlignmentDropout(keepProbability: 0, seed: 1))
+    }
+    expectMessage(dropout, ["above 0 and at most 1, got 0.0"])
+    let ragged = await #expect(processExitsWith: .failure, observing: [\.standardErrorContent]) {
+      print(TokenMask([[true, false], [true]]))
+    }
+    expectMessage(ragged, ["rows of [1, 2] for 2 tokens"])
   }
 }
