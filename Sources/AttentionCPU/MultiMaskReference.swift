@@ -99,6 +99,8 @@ public struct MultiMaskReference<Scalar: ReferenceScalar>: Sendable {
   }
 
   /// Output and log-denominators.
+  @_specialize(where Scalar == Double)
+  @_specialize(where Scalar == Float)
   public func forward() -> MultiMaskResult<Scalar> {
     let source = source()
     let count = problem.queries.count
@@ -124,6 +126,8 @@ public struct MultiMaskReference<Scalar: ReferenceScalar>: Sendable {
   }
 
   /// The gradients of a scalar whose gradient by the output is `outputGradient`.
+  @_specialize(where Scalar == Double)
+  @_specialize(where Scalar == Float)
   public func backward(
     _ result: MultiMaskResult<Scalar>, outputGradient: [Scalar]
   ) -> MultiMaskGradients<Scalar> {
