@@ -60,8 +60,10 @@ let package = Package(
   name: "swift-tensorized-attention",
   products: [
     .library(name: "Folding", targets: ["Folding"]),
-    // Folds and tensors are part of the operator's interface.
-    .library(name: "TensorizedAttention", targets: ["TensorizedAttention", "Folding", "Torch"]),
+    // Folds, masks, layouts and tensors are part of the operators' interface.
+    .library(
+      name: "TensorizedAttention",
+      targets: ["TensorizedAttention", "Folding", "AttentionCore", "Torch"]),
     .executable(name: "tensattn", targets: ["tensattn"]),
   ],
   dependencies: [

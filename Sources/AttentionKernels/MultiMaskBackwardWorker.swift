@@ -56,7 +56,8 @@ struct MultiMaskBackwardWorker: ~Copyable {
     isSigmoid = arguments.scheme.tokenScore == .sigmoid
     width = arguments.shape.width
     paddedWidth = padded(width)
-    let rowCount = Block.blockSize + tileRows
+    // Short sequences get a small scratch: clearing a large one would take longer than they do.
+    let rowCount = min(Block.blockSize, wholePanels(arguments.shape.tokens)) + tileRows
     let block = rowCount * paddedWidth
     let pairs = rowCount * Block.blockSize
     let tile = tileRows * Block.blockSize

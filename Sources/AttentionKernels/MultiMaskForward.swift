@@ -75,13 +75,16 @@ private struct MultiMaskForwardWorker: ~Copyable {
     isSigmoid = arguments.scheme.tokenScore == .sigmoid
     width = arguments.shape.width
     paddedWidth = padded(width)
-    let most = (MultiMaskForward.largestUnit + tileRows + laneCount) * paddedWidth
-    let block = MultiMaskForward.blockKeys * paddedWidth
+    // Short sequences get a small scratch: clearing a large one would take longer than they do.
+    let tokens = arguments.shape.tokens
+    let unit = min(MultiMaskForward.largestUnit, tokens) + tileRows + laneCount
+    let most = unit * paddedWidth
+    let block = min(MultiMaskForward.blockKeys, wholePanels(tokens)) * paddedWidth
     let tile = tileRows * MultiMaskForward.blockKeys
     let wide = source.hasWideVectors ? 1 : 0
     scratch = Scratch(
       floats: (3 + 3 * wide) * most + (4 + 3 * wide) * block + 5 * tile
-        + MultiMaskForward.largestUnit + 512)
+        + unit + 512)
     q = scratch.take(most)
     numerators = scratch.take(most)
     denominators = scratch.take(most)
@@ -93,7 +96,7 @@ private struct MultiMaskForwardWorker: ~Copyable {
     kept = scratch.take(tile)
     mantissas = scratch.take(tile)
     slopes = scratch.take(tile)
-    m = scratch.take(MultiMaskForward.largestUnit + tileRows + laneCount)
+    m = scratch.take(unit)
     factors = scratch.take(laneCount)
     tops = scratch.take(laneCount)
     tileReferences = scratch.take(laneCount)

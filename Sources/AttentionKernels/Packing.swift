@@ -3,6 +3,11 @@ import AttentionCore
 /// D rounded up to whole vectors.
 func padded(_ width: Int) -> Int { (width + laneCount - 1) / laneCount * laneCount }
 
+/// A number of keys rounded up to whole panels of 2V.
+func wholePanels(_ keys: Int) -> Int {
+  (keys + 2 * laneCount - 1) / (2 * laneCount) * 2 * laneCount
+}
+
 /// Cosines and sines of the places from a unit's origin on.
 struct RotaryRows {
   let base: UnsafePointer<Float>
