@@ -91,7 +91,7 @@ let package = Package(
       name: "AttentionCUDA", dependencies: ["Folding", "AttentionCore"],
       resources: [
         "Prelude", "Tiles", "Forward", "Backward", "BackwardLong", "BiasGradient", "Reduce",
-        "Decode",
+        "Decode", "Warpgroup", "WarpgroupWalk", "WarpgroupProducers", "ForwardWarpgroup",
       ].map {
         .embedInCode("Kernels/\($0).cu")
       }),

@@ -22,6 +22,7 @@ public final class CUDAKernels: Sendable {
   /// What a launch looks up: cheaper to hash than a plan.
   enum Request: Hashable {
     case forward(CUDAPassShape)
+    case forwardWarpgroup(CUDAPassShape)
     case backward(CUDAPassShape)
     case biasGradient(CUDAPassShape)
     case decode(CUDADecode.Variant, clusters: Bool)
@@ -163,27 +164,61 @@ extension CUDAKernels {
     precondition(shape.objection() == nil, "No kernel runs this pass: \(shape.objection() ?? "").")
     guard pass.firstQuery < shape.tokens else { return }
     let device = try driver.device()
+    var parameters = try self.parameters(of: pass, on: device)
+    // The warpgroup kernel compares dot products before they are scaled.
+    if Self.hasWarpgroups(shape, on: device), parameters.scale.isNormal, parameters.scale > 0 {
+      return try forwardWarpgroup(pass, parameters, on: device, stream: stream)
+    }
     let kernel = try kernels(.forward(shape), on: device)[0]
     let plan = kernel.plan
-    var parameters = try self.parameters(of: pass, on: device)
-    var fibers = shape.fibers
-    var positions = shape.fiberLength
-    // Tokens before the first query need no row of their own.
-    if pass.firstQuery > 0 {
-      if shape.isSliding, plan.fiber == nil {
-        parameters.firstPosition = Int32(pass.firstQuery / shape.mode.stride)
-        positions -= Int(parameters.firstPosition)
-      } else if !shape.isSliding {
-        let block = shape.mode.size * shape.mode.stride
-        parameters.firstFiber = Int32(pass.firstQuery / block * shape.mode.stride)
-        fibers -= Int(parameters.firstFiber)
-      }
-    }
+    let fibers = skipRows(of: pass, &parameters, positions: plan.fiber == nil)
+    let positions = shape.fiberLength - Int(parameters.firstPosition)
     let grid = Self.grid(plan, fibers: fibers, positions: positions, rows: &parameters)
     try driver.launch(
       kernel.function, grid: (grid, shape.batch * shape.heads),
       threads: plan.threads, sharedMemory: plan.sharedMemory, stream: stream,
       parameters: parameters)
+  }
+
+  /// Launches the forward pass of long fibers on a Hopper GPU.
+  private func forwardWarpgroup(
+    _ pass: CUDAPass, _ parameters: PassParameters, on device: CUDADriver.Device,
+    stream: CUDADriver.Stream
+  ) throws {
+    let shape = pass.shape
+    let kernel = try kernels(.forwardWarpgroup(shape), on: device)[0]
+    var parameters = parameters
+    let fibers = skipRows(of: pass, &parameters, positions: true)
+    let schedule = shape.walkSchedule(
+      fibers: fibers, skipped: Int(parameters.firstPosition),
+      multiprocessors: device.multiprocessors)
+    try driver.launch(
+      kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
+      sharedMemory: kernel.plan.sharedMemory, stream: stream,
+      parameters: WalkParameters(parameters, schedule: schedule, fibers: fibers))
+  }
+
+  /// Whether a device runs a pass through the warpgroup kernel.
+  static func hasWarpgroups(_ shape: CUDAPassShape, on device: CUDADriver.Device) -> Bool {
+    device.capability == 90 && (shape.warpgroupMemory ?? .max) <= device.sharedMemory
+  }
+
+  /// Sets where the rows of the first query begin, since tokens before it need no row of their own, and
+  /// returns how many fibers remain.
+  ///
+  /// - Parameter positions: whether the kernel may start inside a fiber.
+  private func skipRows(
+    of pass: CUDAPass, _ parameters: inout PassParameters, positions: Bool
+  ) -> Int {
+    let shape = pass.shape
+    guard pass.firstQuery > 0 else { return shape.fibers }
+    if shape.isSliding {
+      if positions { parameters.firstPosition = Int32(pass.firstQuery / shape.mode.stride) }
+      return shape.fibers
+    }
+    let block = shape.mode.size * shape.mode.stride
+    parameters.firstFiber = Int32(pass.firstQuery / block * shape.mode.stride)
+    return shape.fibers - Int(parameters.firstFiber)
   }
 
   /// Launches the backward pass of `pass` (see `Backward.cu` for the formulas).

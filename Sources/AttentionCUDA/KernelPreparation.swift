@@ -6,6 +6,7 @@ extension CUDAKernels.Request {
   var plans: [LaunchPlan]? {
     switch self {
     case .forward(let shape): [shape.forwardPlan]
+    case .forwardWarpgroup(let shape): [shape.warpgroupPlan].compactMap { $0 }
     case .backward(let shape): shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .biasGradient(let shape): [shape.biasPlan, .reduction("reduceBias")]
     default: nil
@@ -25,10 +26,12 @@ extension CUDAKernels {
   public func prepare(
     _ shapes: [CUDAPassShape], backward: Bool = false, biasGradient: [Bool] = []
   ) throws {
-    var requests = shapes.map(Request.forward)
+    let device = try driver.device()
+    var requests = shapes.map { shape -> Request in
+      Self.hasWarpgroups(shape, on: device) ? .forwardWarpgroup(shape) : .forward(shape)
+    }
     if backward { requests += shapes.map(Request.backward) }
     requests += zip(shapes, biasGradient).compactMap { $1 ? .biasGradient($0) : nil }
-    let device = try driver.device()
     requests.removeAll { isLoaded($0, on: device) }
     guard !requests.isEmpty else { return }
     try load(requests.flatMap { $0.plans ?? [] }, on: device)

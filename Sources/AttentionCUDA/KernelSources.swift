@@ -7,6 +7,10 @@ package enum KernelSources {
     let bytes: [UInt8]
     switch file {
     case "Forward": bytes = PackageResources.Forward_cu
+    case "ForwardWarpgroup":
+      bytes =
+        PackageResources.Warpgroup_cu + PackageResources.WarpgroupWalk_cu
+        + PackageResources.WarpgroupProducers_cu + PackageResources.ForwardWarpgroup_cu
     case "Backward": bytes = PackageResources.Backward_cu
     case "BackwardLong": bytes = PackageResources.BackwardLong_cu
     case "BiasGradient": bytes = PackageResources.BiasGradient_cu
@@ -20,6 +24,6 @@ package enum KernelSources {
 
   /// The names of the kernel files.
   package static let files = [
-    "Forward", "Backward", "BackwardLong", "BiasGradient", "Reduce", "Decode",
+    "Forward", "ForwardWarpgroup", "Backward", "BackwardLong", "BiasGradient", "Reduce", "Decode",
   ]
 }

@@ -71,7 +71,7 @@ public struct CUDAPassShape: Sendable, Hashable {
   var isSliding: Bool { support == .slidingCausal }
 
   /// The positions on the longest fiber.
-  var fiberLength: Int {
+  package var fiberLength: Int {
     let length = (tokens + mode.stride - 1) / mode.stride
     return isSliding ? length : min(length, mode.size)
   }

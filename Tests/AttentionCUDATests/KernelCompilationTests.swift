@@ -28,6 +28,9 @@ struct KernelCompilationTests {
       shape(element, width: 64, size: 64, support: .block, full: true),
       shape(element, width: 128, size: 256, support: .slidingCausal, full: true),
       shape(element, width: 256, size: 300, support: .slidingCausal, full: true),
+      shape(element, width: 64, size: 128, support: .slidingCausal, full: true),
+      shape(element, width: 64, size: 1000, support: .block, full: true),
+      shape(element, width: 128, size: 128, support: .blockCausal, full: false),
     ]
   }
 
@@ -38,8 +41,9 @@ struct KernelCompilationTests {
   func compile(index: Int) throws {
     let shape = Self.shapes[index]
     let compiler = try compiler.get()
+    let forward = [shape.forwardPlan] + [shape.warpgroupPlan].compactMap { $0 }
     let bias = shape.hasBias ? [shape.biasPlan] : []
-    for plan in [shape.forwardPlan, shape.reductionPlan] + shape.backwardPlans + bias {
+    for plan in forward + [shape.reductionPlan] + shape.backwardPlans + bias {
       let cubin = try compiler.compile(
         source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
         options: plan.options(architecture: "sm_90a"))
@@ -82,7 +86,8 @@ struct KernelCompilationTests {
       for size in [1, 3, 16, 33, 64, 65, 128, 1000] {
         for support in Support.allCases {
           let shape = Self.shape(element, width: width, size: size, support: support, full: true)
-          for plan in [shape.forwardPlan, shape.biasPlan] + shape.backwardPlans {
+          let forward = [shape.forwardPlan] + [shape.warpgroupPlan].compactMap { $0 }
+          for plan in forward + [shape.biasPlan] + shape.backwardPlans {
             #expect(plan.sharedMemory <= 227 * 1024, "\(plan.entry) for \(shape)")
             #expect(plan.rows % 16 == 0)
           }
@@ -95,8 +100,33 @@ struct KernelCompilationTests {
   func layout() {
     #expect(MemoryLayout<PassParameters>.size == 408)
     #expect(MemoryLayout<BiasParameters>.size == 432)
+    #expect(MemoryLayout<WalkParameters>.size == 408 + 48)
     #expect(MemoryLayout<DecodePassParameters>.size == 112)
     #expect(MemoryLayout<DecodeArguments>.size == 120 + 8 * 112)
+  }
+
+  @Test("division by multiplication is exact", arguments: [1, 2, 3, 5, 64, 127, 8192, 1_000_003])
+  func division(divisor: Int) {
+    let by = WalkParameters.Division(divisor)
+    for n in [0, 1, divisor - 1, divisor, divisor * 7 - 1, divisor * 7, 1 << 30, (1 << 31) - 1] {
+      #expect(Int(UInt64(n) * UInt64(by.factor) >> UInt64(by.shift)) == n / divisor)
+    }
+  }
+
+  @Test("walks cover every step of every fiber", arguments: Support.allCases)
+  func walks(support: Support) {
+    for size in [65, 100, 128, 256, 300, 1000] {
+      let shape = Self.shape(.bfloat16, width: 128, size: size, support: support, full: false)
+      for skipped in [0, 5, 64, shape.fiberLength - 1] {
+        let schedule = shape.walkSchedule(fibers: 9, skipped: skipped, multiprocessors: 132)
+        let steps = (shape.fiberLength - skipped / 64 * 64 + 127) / 128
+        let lines = shape.batch * shape.heads * 9
+        let covered = schedule.order == .stretches ? 1 : schedule.walkSteps
+        #expect(schedule.walks == lines * schedule.chunks)
+        #expect(schedule.chunks * covered >= steps && (schedule.chunks - 1) * covered < steps)
+        #expect(schedule.blocks > 0 && schedule.blocks <= 132)
+      }
+    }
   }
 
   @Test("what no kernel covers is named")

@@ -1,0 +1,387 @@
+// The forward pass of long fibers on Hopper: 16-bit elements, head widths 64 and 128.
+//
+// Route of the data: k, u and q rows → a ring in shared memory (cp.async, swizzled) → rotated in place → z (wgmma) →
+// softmax in registers → times u (wgmma) → u' rows and ℓ'.
+//
+// A block, one a multiprocessor, is four warpgroups: one copies, one rotates, two attend. It goes along a
+// fiber in steps of 128 queries, 64 to each consumer, and keeps the keys that the next step sees, so that a
+// window or a fiber that fits the ring is read and rotated once. What does not fit is walked one step at a time.
+//
+// cp.async rather than the tensor copy engine: neither N nor the strides need be a multiple of anything. A consumer
+// holds its queries as fragments: from shared memory they would take as much of its bandwidth as the keys do.
+// Macros: STAGES (tiles of k and u in the ring), TILES (2 to 4: no block sees more of them; 0: no bound),
+// WINDOW (1: some fiber is longer than the sliding window).
+
+#define PITCH 144  // bytes between 64 channels of staged output rows, off the banks' period
+
+// What a tile's scores get before the softmax, in units of the dot product: −∞ where a query does not see the key, and
+// the diagonal less β, since β is added to the whole row afterwards. `delta` is the distance of the
+// lane's first query from its first key.
+template <bool MAYBE_DIAGONAL, bool MAYBE_EDGE>
+__device__ __forceinline__ void mask(const WalkedPass& p, const Walk& walk, float (&s)[8][4], int block, int tile, int delta,
+                                     const float (&carried)[2], float beta, const float* bias) {
+#if BIAS
+  float inverse = reciprocal(p.rawScale);
+#pragma unroll
+  for (int n = 0; n < 8; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      int distance = delta + (e >> 1) * 8 - n * 8 - (e & 1);
+#if SLIDING
+      if ((u32)distance < (u32)p.size) s[n][e] += __ldg(bias + distance) * inverse;
+#else
+      int key = tile * 64 + (threadIdx.x & 3) * 2 + n * 8 + (e & 1);
+      if (key < p.size && distance + key < p.size)
+        s[n][e] += __ldg(bias + (i64)(distance + key) * p.size + key) * inverse;
+#endif
+    }
+#endif
+  if (MAYBE_DIAGONAL && tile == block) {
+    float diagonal[2] = {beta, beta};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      if (JOINT) diagonal[half] = carried[half] - beta;
+      // Formed here and not where ℓ is fetched, which would wait for it.
+      asm volatile("" : "+f"(diagonal[half]));
+      diagonal[half] *= reciprocal(p.rawScale);
+    }
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        int offset = n * 8 + (e & 1) - (e >> 1) * 8;
+        if (JOINT && delta == offset) s[n][e] = diagonal[e >> 1];
+        if (!JOINT && BETA && delta == offset) s[n][e] -= diagonal[e >> 1];
+        if (CAUSAL && delta < offset) s[n][e] = -INFINITE;
+      }
+  }
+#if WINDOW
+  if (MAYBE_EDGE && (block - tile) * 64 + 63 >= p.size) {
+    int outside = delta - p.size;
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++)
+        if (outside >= n * 8 + (e & 1) - (e >> 1) * 8) s[n][e] = -INFINITE;
+  }
+#elif !CAUSAL
+  if (MAYBE_EDGE && tile * 64 + 64 > walk.keys) {
+    int left = walk.keys - tile * 64 - (threadIdx.x & 3) * 2;
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++)
+        if (left <= n * 8 + (e & 1)) s[n][e] = -INFINITE;
+  }
+#endif
+}
+
+// The largest score of each of a lane's two rows; four chains rather than one, because their latency counts.
+__device__ __forceinline__ void largest(float (&best)[2], const float (&s)[8][4]) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float part[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      part[i] = fmaxf(fmaxf(s[i][half * 2], s[i][half * 2 + 1]), fmaxf(s[i + 4][half * 2], s[i + 4][half * 2 + 1]));
+    best[half] = fmaxf(best[half], fmaxf(fmaxf(part[0], part[1]), fmaxf(part[2], part[3])));
+  }
+}
+
+// Scores → exponentials below the rows' references, which are added to the rows' sums.
+__device__ __forceinline__ void exponentiate(float (&s)[8][4], const float (&top)[2], float (&sum)[2], float scale) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float part[4], shift = top[half] == -INFINITE ? 0.f : top[half] * scale;
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int e = half * 2; e < half * 2 + 2; e++) {
+        s[n][e] = exp2Fast(s[n][e] * scale - shift);
+        part[n % 4] = n < 4 && e % 2 == 0 ? s[n][e] : part[n % 4] + s[n][e];
+      }
+    sum[half] += (part[0] + part[1]) + (part[2] + part[3]);
+  }
+}
+
+template <int N>
+struct Index {
+  static constexpr int value = N;
+};
+template <int COUNT, int I = 0, class Body>
+__device__ __forceinline__ void each(Body& body) {
+  if constexpr (I < COUNT) {
+    body(Index<I>());
+    each<COUNT, I + 1>(body);
+  }
+}
+
+// Keeps the compiler from moving arithmetic on `s` across this point: which products run beside it is decided here.
+__device__ __forceinline__ void pin(float (&c)[8][4]) { asm volatile("" : OCTETS_8(INOUT)::"memory"); }
+
+__device__ __forceinline__ void packScores(u32 (&a)[4][4], const float (&s)[8][4]) {
+#pragma unroll
+  for (int k = 0; k < 4; k++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[k][i] = pack(s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
+}
+
+__device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const Gates& gates, int group) {
+  int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
+  int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
+  u32 full = gates.full, empty = gates.empty;
+  u32 queryFull = gates.queryFull + group * 8, queryEmpty = gates.queryEmpty + group * 8;
+  u32 queries = memory + STAGES * SLOT + group * TILE;
+  u32 stage = memory + STAGES * SLOT + 2 * TILE + (group * 4 + warp) * 16 * PITCH;
+  u32 stageLane = stage + (lane & 15) * PITCH + (lane >> 4) * 16;  // as stmatrix writes
+  u32 stageRow = stage + lane / 8 * PITCH + lane % 8 * 16;         // as rows are read
+  int taken = 0, entry = 0;  // blocks of queries and tiles of all walks so far
+  float scale = p.scale;
+  i64 rowStep = p.stride * p.oN;
+
+
+  Walk walk;
+  walk.begin(p);
+  while (walk.next(p)) {
+    int base = entry - walk.low, from = walk.low;  // the first tile that is held
+    Place held(entry);
+    auto release = [&]() {
+      if (lane == 0) arrive(empty + held.slot * 8);
+      held.next();
+      from++;
+    };
+    auto skip = [&]() {
+      waitFor(full + held.slot * 8, held.round);
+      release();
+    };
+    i64 lseRow = (i64)(walk.b * p.heads + walk.h) * p.lseN + walk.origin;
+    T* outRow = p.out + walk.b * p.oB + walk.h * p.oH + walk.origin * p.oN;
+    float beta = BETA ? p.beta[walk.h] : 0.f;
+    const float* bias = p.bias ? p.bias + (i64)walk.h * p.biasStride : nullptr;
+    for (int block = walk.live + group; block < walk.last; block += 2) {  // padding: rows of zeros
+      if (block < walk.first) continue;
+#pragma unroll 1
+      for (int r = 0; r < 16; r++) {
+        int j = block * 64 + first + r;
+        if (j < walk.firstRow || j >= walk.length) continue;
+        if (lane < D / 8) storeGlobal(outRow + j * rowStep + lane * 8, make_uint4(0, 0, 0, 0));
+        if (lane == 0) p.lseOut[lseRow + (i64)j * p.stride] = -INFINITE;
+      }
+    }
+    for (int block = walk.first + (group ^ walk.turn); block < walk.live; block += 2) {
+      int position = block * 64 + first + g;
+      float carried[2] = {0.f, 0.f};
+#if JOINT
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int j = position + half * 8;
+        if (j >= walk.firstRow && j < walk.keys) carried[half] = p.lseIn[lseRow + (i64)j * p.stride];
+      }
+#endif
+      float o[ND][4], top[2] = {-INFINITE, -INFINITE}, sum[2] = {0.f, 0.f};
+      {
+        int low = CAUSAL ? walk.lowTile(p, block) : 0, high = CAUSAL ? block : walk.high;
+        // Tiles before the next own block's first are not needed again.
+        int keep = block + 2 < walk.live ? (CAUSAL ? walk.lowTile(p, block + 2) : 0) : high + 1;
+#pragma unroll 1
+        while (from < low) skip();
+        Place place(base + low);
+        u32 a[D / 16][4];
+        waitFor(queryFull, taken & 1);
+#pragma unroll
+        for (int k = 0; k < D / 16; k++)
+          asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                       : "=r"(a[k][0]), "=r"(a[k][1]), "=r"(a[k][2]), "=r"(a[k][3])
+                       : "r"(queries + swizzled(first + (lane & 15), k * 2 + (lane >> 4)))
+                       : "memory");
+        __syncwarp();
+        if (lane == 0) arrive(queryEmpty);
+        taken++;
+
+        int delta = (block - high) * 64 + first + g - c;  // from the lane's first key of the last tile
+        // z = q · kᵀ of the next tile and o (+)= weights · u of one, both under way when these return.
+        auto score = [&](float(&s)[8][4]) {
+          u32 keys = uniform(descriptor(memory + place.slot * SLOT, 16));
+          waitFor(full + place.slot * 8, place.round);
+          place.next();
+          beginProducts();
+          start<0>(s, a[0], keys);
+#pragma unroll
+          for (int k = 1; k < D / 16; k++) add<0>(s, a[k], keys + (k / 4 * PANEL + k % 4 * 32) / 16);
+          commitProducts();
+          return keys;
+        };
+        auto weigh = [&](const u32(&weights)[4][4], u32 keys, auto isFirst) {
+          u32 values = keys + TILE / 16 + ((PANEL - 16) >> 4 << 16);
+          beginProducts();
+          if constexpr (decltype(isFirst)::value != 0) start<1>(o, weights[0], values);
+          else add<1>(o, weights[0], values);
+#pragma unroll
+          for (int k = 1; k < 4; k++) add<1>(o, weights[k], values + k * 2048 / 16);
+          commitProducts();
+        };
+#if TILES
+        // All scores of a row fit the registers: one maximum, and the products of a tile run beside the
+        // arithmetic on the next.
+        auto attend = [&](auto tiles) {
+          constexpr int count = decltype(tiles)::value;
+          float s[count][8][4], best[2] = {-INFINITE, -INFINITE};
+          u32 keys[count];
+#pragma unroll
+          for (int i = 0; i < count; i++) keys[i] = score(s[i]);
+          auto meet = [&](auto index) {
+            constexpr int i = decltype(index)::value, after = count - 1 - i;
+            awaitProducts<after>();
+            pin(s[i]);
+            mask<!CAUSAL || after == 0, SLIDING ? i <= 1 : after == 0>(p, walk, s[i], block, low + i,
+                                                                       delta + after * 64, carried, beta, bias);
+            largest(best, s[i]);
+            asm volatile("" : "+f"(best[0]), "+f"(best[1]));  // now, not behind the next wait
+          };
+          each<count>(meet);
+          top[0] = quadMax(best[0]);
+          top[1] = quadMax(best[1]);
+          auto gather = [&](auto index) {
+            constexpr int i = decltype(index)::value;
+            u32 weights[4][4];
+            pin(s[i]);
+            exponentiate(s[i], top, sum, scale);
+            packScores(weights, s[i]);
+            weigh(weights, keys[i], Index<i == 0>());
+          };
+          each<count>(gather);
+          awaitProducts<0>();
+        };
+        int count = high - low + 1;
+        if (count == 1) attend(Index<1>());
+#if TILES > 2
+        else if (count == 2) attend(Index<2>());
+#endif
+#if TILES > 3
+        else if (count == 3) attend(Index<3>());
+#endif
+        else attend(Index<TILES>());
+#pragma unroll 1
+        while (from < keep) release();
+#else
+        // Scores → exponentials below a reference that follows the rows' maximum. It moves only when the
+        // maximum has risen by a factor of 2⁸: sums and products have room for that, and what was summed rarely
+        // needs to be scaled again. The products with u of a tile run beside the exponentials of the next.
+        float s[8][4], factor[2];
+        u32 weights[4][4];
+        auto soften = [&](int tile) {
+          pin(s);
+          mask<true, true>(p, walk, s, block, tile, delta + (high - tile) * 64, carried, beta, bias);
+          float best[2] = {-INFINITE, -INFINITE};
+          largest(best, s);
+          bool rescale = false;
+          if (__any_sync(~0u, (best[0] - top[0]) * scale > 8.f || (best[1] - top[1]) * scale > 8.f)) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              float next = quadMax(best[half]);
+              bool raise = (next - top[half]) * scale > 8.f;
+              // Nothing was summed below a reference of −∞.
+              factor[half] = raise && top[half] > -INFINITE ? exp2Fast((top[half] - next) * scale) : 1.f;
+              if (raise) top[half] = next;
+              sum[half] *= factor[half];
+            }
+            rescale = factor[0] != 1.f || factor[1] != 1.f;
+          }
+          exponentiate(s, top, sum, scale);
+          pin(s);
+          return rescale;
+        };
+        clear(o);
+        u32 keys = score(s);
+        awaitProducts<0>();
+        soften(low);
+        packScores(weights, s);
+        for (int tile = low + 1; tile <= high; tile++) {
+          u32 next = score(s);
+          weigh(weights, keys, Index<0>());
+          keys = next;
+          awaitProducts<1>();
+          bool rescale = soften(tile);
+          awaitProducts<0>();
+          if (tile - 1 < keep) release();
+          if (rescale) {
+#pragma unroll
+            for (int n = 0; n < ND; n++)
+              o[n][0] *= factor[0], o[n][1] *= factor[0], o[n][2] *= factor[1], o[n][3] *= factor[1];
+          }
+          packScores(weights, s);
+        }
+        weigh(weights, keys, Index<0>());
+        awaitProducts<0>();
+        if (high < keep) release();
+#endif
+      }
+      float factor[2];
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int j = position + half * 8;
+        float total = quadSum(sum[half]);
+        bool any = j < walk.keys && total > 0.f;
+        factor[half] = any ? reciprocal(total) : 0.f;
+        if (j >= walk.firstRow && j < walk.length && (lane & 3) == 0)
+          p.lseOut[lseRow + (i64)j * p.stride] =
+              any ? top[half] * p.rawScale + beta + log2Fast(total) * LN2 : -INFINITE;
+      }
+      // Rows leave whole, 128 bytes at a time.
+      int j0 = block * 64 + first + lane / 8;
+      T* place = outRow + j0 * rowStep + lane % 8 * 8;
+#pragma unroll
+      for (int panel = 0; panel < D / 64; panel++) {
+        __syncwarp();
+#pragma unroll
+        for (int n = panel * 8; n < panel * 8 + 8; n += 2)
+          storeMatrices(stageLane + n % 8 * 16, pack(o[n][0] * factor[0], o[n][1] * factor[0]),
+                        pack(o[n][2] * factor[1], o[n][3] * factor[1]),
+                        pack(o[n + 1][0] * factor[0], o[n + 1][1] * factor[0]),
+                        pack(o[n + 1][2] * factor[1], o[n + 1][3] * factor[1]));
+        __syncwarp();
+        uint4 x[4];
+#pragma unroll
+        for (int r = 0; r < 4; r++) x[r] = loadShared(stageRow + r * 4 * PITCH);
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+          int j = j0 + r * 4;
+          if (j >= walk.firstRow && j < walk.length) storeGlobal(place + r * 4 * rowStep + panel * 64, x[r]);
+        }
+      }
+    }
+#pragma unroll 1
+    while (from <= walk.high) skip();
+    entry += walk.high - walk.low + 1;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const __grid_constant__ WalkedPass p) {
+  extern __shared__ __align__(1024) char dynamic[];
+  u32 memory = shared32(dynamic);
+  Gates gates(memory + STAGES * SLOT + 2 * TILE + 8 * 16 * PITCH);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < ITEMS; i++) initialize(gates.landed + i * 8, 129);
+    for (int i = 0; i < STAGES; i++) {
+      initialize(gates.full + i * 8, 4);
+      initialize(gates.empty + i * 8, 8);
+    }
+    for (int i = 0; i < 2; i++) {
+      initialize(gates.queryFull + i * 8, 4);
+      initialize(gates.queryEmpty + i * 8, 4);
+    }
+  }
+  __syncthreads();
+  // Registers go to the warpgroups that hold accumulators: 40 + 72 + 2 · 200 = 4 · 128.
+  int group = uniform(threadIdx.x / 128);
+  if (group == 0) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    fetch(p, memory, gates);
+  } else if (group == 1) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+    turn(p, memory, gates);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
+    consume(p, memory, gates, group - 2);
+  }
+}

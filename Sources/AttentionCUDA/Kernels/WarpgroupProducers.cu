@@ -1,0 +1,218 @@
+// The producers of ForwardWarpgroup.cu: one warpgroup copies tiles to shared memory as far ahead as there is room,
+// another one turns them in place and hands them to the consumers.
+
+#define ITEMS 16                // copies that may be under way; more than there are tiles
+#define PAIRS (D / 16)          // chunks of the lower half of a row's channels
+#define ROUND (32 / PAIRS * 4)  // rows that a warpgroup copies or turns at once
+#define ROUNDS (64 / ROUND)
+#define FAR(tile) (D == 128 ? (tile) + PANEL : (tile) ^ 64)  // where the upper half's chunk lies
+
+// Copies rows first … first + 63 of a fiber to a tile; `tile` and `line` are the lane's own place in it.
+__device__ __forceinline__ void copyRows(u32 tile, const T* line, i64 step, int row, int first, int begin, int end) {
+  u32 low = tile, high = FAR(tile);
+  const T* source = line + (first + row) * step;
+  if (first >= begin && first + 64 <= end) {
+#pragma unroll
+    for (int n = 0; n < ROUNDS; n++) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(low + n * ROUND * 128), "l"(source) : "memory");
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(high + n * ROUND * 128), "l"(source + D / 2)
+                   : "memory");
+      source += ROUND * step;
+    }
+  } else {
+#pragma unroll
+    for (int n = 0; n < ROUNDS; n++) {
+      int j = first + row + n * ROUND;
+      int bytes = j >= begin && j < end ? 16 : 0;
+      const T* from = bytes ? source : line;
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(low + n * ROUND * 128), "l"(from), "r"(bytes)
+                   : "memory");
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(high + n * ROUND * 128), "l"(from + D / 2),
+                   "r"(bytes)
+                   : "memory");
+      source += ROUND * step;
+    }
+  }
+}
+
+#if ROTARY
+// Eight turns of a lane: channels 8c … 8c + 7 of one row.
+struct Turns {
+  float4 w[4];  // cos, sin, cos, sin
+  // The turn of a row of the table, or the one back.
+  __device__ __forceinline__ void load(const float2* row, bool back) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      w[i] = __ldg(reinterpret_cast<const float4*>(row) + i);
+      if (back) w[i].y = -w[i].y, w[i].w = -w[i].w;
+    }
+  }
+  __device__ __forceinline__ void save(u32 place) const {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const u32 x[4] = {__float_as_uint(w[i].x), __float_as_uint(w[i].y), __float_as_uint(w[i].z),
+                        __float_as_uint(w[i].w)};
+      storeShared(place + i * 512, x);
+    }
+  }
+  __device__ __forceinline__ void restore(u32 place) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      uint4 x = loadShared(place + i * 512);
+      w[i] = make_float4(__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w));
+    }
+  }
+  __device__ __forceinline__ void advance(const Turns& by) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float4 a = w[i], d = by.w[i];
+      w[i] = make_float4(a.x * d.x - a.y * d.y, a.y * d.x + a.x * d.y, a.z * d.z - a.w * d.w, a.w * d.z + a.z * d.w);
+    }
+  }
+  __device__ __forceinline__ void rotate(u32 tile, uint4 low, uint4 high) const {
+    u32 x[4] = {low.x, low.y, low.z, low.w}, y[4] = {high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float2 a = unpack(x[i]), b = unpack(y[i]);
+      x[i] = pack(a.x * w[i].x - b.x * w[i].y, a.y * w[i].z - b.y * w[i].w);
+      y[i] = pack(b.x * w[i].x + a.x * w[i].y, b.y * w[i].z + a.y * w[i].w);
+    }
+    storeShared(tile, x);
+    storeShared(FAR(tile), y);
+  }
+};
+#endif
+
+// Where the barriers lie: copies that have landed; tiles of keys and of queries that are ready or free.
+struct Gates {
+  u32 landed, full, empty, queryFull, queryEmpty, notes, origin;
+  __device__ __forceinline__ Gates(u32 place)
+      : landed(place), full(place + ITEMS * 8), empty(full + STAGES * 8), queryFull(empty + STAGES * 8),
+        queryEmpty(queryFull + 16), notes(queryEmpty + 16), origin(place + 512) {}
+};
+
+// What a copy holds: keys and values, queries (of the second consumer), and the slot of the keys. Where
+// turns do not follow from the last copy's, the low bits are the distance in tiles from the walk's first queries.
+#define QUERIES (1u << 31)
+#define KEYS (1u << 30)
+#define SECOND (1u << 29)
+#define FRESH (1u << 28)
+#define LAST (1u << 23)
+
+// Fetches tiles in the order in which they are needed, as far ahead as the ring allows.
+__device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gates& gates) {
+  int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
+  int row = warp * (32 / PAIRS) + lane / PAIRS, chunk = lane % PAIRS;
+  u32 place = swizzled(row, chunk), queries = memory + STAGES * SLOT + place;
+  int item = 0;
+  u32 given = 3;  // parities of the blocks of queries that each consumer was given
+  auto note = [&](u32 what) {
+    u32 landed = gates.landed + item * 8;
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(landed) : "memory");
+    if (threadIdx.x % 128 == 0) {
+      asm volatile("st.shared.u32 [%0], %1;" ::"r"(gates.notes + item * 4), "r"(what) : "memory");
+      arrive(landed);
+    }
+    item = (item + 1) % ITEMS;
+  };
+  Walk walk;
+  Place slot(0);
+  walk.begin(p);
+  while (walk.next(p)) {
+    int kHead = p.ratioK > 1 ? walk.h / p.ratioK : walk.h, uHead = p.ratioU > 1 ? walk.h / p.ratioU : walk.h;
+    const T* qLine = p.q + walk.b * p.qB + walk.h * p.qH + walk.origin * p.qN + chunk * 8;
+    const T* kLine = p.k + walk.b * p.kB + kHead * p.kH + walk.origin * p.kN + chunk * 8;
+    const T* uLine = p.u + walk.b * p.uB + uHead * p.uH + walk.origin * p.uN + chunk * 8;
+    // Blocks of queries come with the keys of their own tile where both come in the same order; else the first
+    // two come before all keys and the others behind.
+    int blocks = walk.live - walk.first, tiles = walk.high - walk.low + 1;
+    int ahead = CAUSAL && walk.low == walk.first ? 0 : min(blocks, 2);
+    int items = blocks <= 0 ? 0 : tiles + (CAUSAL ? ahead : blocks);
+#pragma unroll 1
+    for (int n = 0; n < items; n++) {
+      int tile = n - ahead;
+      bool hasKeys = tile >= 0 && tile < tiles;
+      int block = hasKeys ? walk.low + tile : walk.first + (n < ahead ? n : n - tiles);
+      u32 what = n == 0 ? FRESH : tile == 0 ? FRESH | (walk.first - walk.low) : tile == tiles ? FRESH | ahead : 0;
+      if (hasKeys) {
+        waitFor(gates.empty + slot.slot * 8, slot.round ^ 1);
+        u32 target = memory + slot.slot * SLOT + place;
+        copyRows(target, kLine, p.kN * p.stride, row, block * 64, 0, walk.keys);
+        copyRows(target + TILE, uLine, p.uN * p.stride, row, block * 64, 0, walk.keys);
+        what |= KEYS | slot.slot << 24;
+        slot.next();
+      }
+      if (!hasKeys || (CAUSAL && block >= walk.first + ahead)) {
+        int second = (block - walk.first ^ walk.turn) & 1;
+        waitFor(gates.queryEmpty + second * 8, given >> second & 1);
+        copyRows(queries + second * TILE, qLine, p.qN * p.stride, row, block * 64, walk.firstRow, walk.keys);
+        what |= QUERIES | (second ? SECOND : 0);
+        given ^= 1u << second;
+      }
+      note(what);
+    }
+  }
+  note(LAST);
+}
+
+// Turns what has landed and hands it on to the consumers.
+__device__ __forceinline__ void turn(const WalkedPass& p, u32 memory, const Gates& gates) {
+  int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
+  int row = warp * (32 / PAIRS) + lane / PAIRS, chunk = lane % PAIRS;
+  u32 place = swizzled(row, chunk), queries = memory + STAGES * SLOT + place;
+#if ROTARY
+  // The lane's turns go from row to row by a fixed step, which costs less than fetching them: a walk has at most
+  // 8192 positions, whose 512 steps add up to an error of 2⁻¹⁵. The walk's first queries are place 0.
+  Turns here, jump;
+  const float2* table = p.rotary + chunk * 8;
+  u32 origin = gates.origin + warp * 2048 + lane * 16;
+  jump.load(table + ROUND * (D / 2), false);
+  here.load(table + row * (D / 2), false);
+  here.save(origin);
+#endif
+  for (int n = 0;; n++) {
+    waitFor(gates.landed + n % ITEMS * 8, n / ITEMS & 1);
+    u32 what;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(what) : "r"(gates.notes + n % ITEMS * 4) : "memory");
+    what = uniform(what);
+    if (what & LAST) return;
+#if ROTARY
+    if (what & FRESH) {
+      int distance = what & (LAST - 1);
+      if (distance == 0) here.restore(origin);
+      else if (what & KEYS) here.load(table + (i64)(distance * 64 - row) * (D / 2), true);
+      else here.load(table + (i64)(distance * 64 + row) * (D / 2), false);
+    } else {
+      here.advance(jump);
+    }
+    u32 keyTile = memory + (what >> 24 & 15) * SLOT + place, queryTile = queries + (what & SECOND ? TILE : 0);
+    if ((what & KEYS) && (what & QUERIES)) {
+#pragma unroll 2
+      for (int r = 0; r < ROUNDS; r++) {
+        uint4 k0 = loadShared(keyTile), k1 = loadShared(FAR(keyTile));
+        uint4 q0 = loadShared(queryTile), q1 = loadShared(FAR(queryTile));
+        if (r > 0) here.advance(jump);
+        here.rotate(keyTile, k0, k1);
+        here.rotate(queryTile, q0, q1);
+        keyTile += ROUND * 128;
+        queryTile += ROUND * 128;
+      }
+    } else {
+      if (what & QUERIES) keyTile = queryTile;
+#pragma unroll 2
+      for (int r = 0; r < ROUNDS; r++) {
+        uint4 x = loadShared(keyTile), y = loadShared(FAR(keyTile));
+        if (r > 0) here.advance(jump);
+        here.rotate(keyTile, x, y);
+        keyTile += ROUND * 128;
+      }
+    }
+#endif
+    publish();
+    __syncwarp();
+    if (lane == 0) {
+      if (what & KEYS) arrive(gates.full + (what >> 24 & 15) * 8);
+      if (what & QUERIES) arrive(gates.queryFull + (what & SECOND ? 8 : 0));
+    }
+  }
+}

@@ -1,0 +1,99 @@
+// Who attends what, in which order, and where in the ring its keys lie: producers and consumers go through the
+// same list.
+
+// ⌊n / d⌋ for n < 2³¹ as (n · factor) >> shift with factor = ⌈2^shift / d⌉, shift = 31 + ⌈log₂ d⌉.
+struct Division {
+  u32 factor;
+  int shift;
+};
+__device__ __forceinline__ int divide(int n, Division by) {
+  return (int)((unsigned long long)(u32)n * by.factor >> by.shift);
+}
+
+// A pass and who walks where: walks of `walkSteps` steps, `chunks` a fiber. Must match `WalkParameters`.
+struct WalkedPass : Pass {
+  int schedule, walkSteps, walks, chunks;
+  Division byFibers, byChunks, byHeads, byStride;
+};
+static_assert(sizeof(WalkedPass) == sizeof(Pass) + 48, "Swift's WalkParameters has this size");
+
+// A run of queries on one fiber: blocks and tiles are 64 positions, counted from the fiber's first.
+struct Walk {
+  int b, h, origin;
+  int length, keys;        // positions; those that are no padding
+  int firstRow;            // the first position whose u' is wanted
+  int first, last, live;   // blocks of queries; the live ones have keys
+  int low, high;           // tiles of keys, high inclusive
+  int cursor, end, turn;   // turn: which consumer has the first block, alternating as the shares differ
+
+  __device__ __forceinline__ static int lowTile(const WalkedPass& p, int block) {
+    return WINDOW ? max(0, block - (p.size + 62) / 64) : 0;
+  }
+  __device__ __forceinline__ static int positions(const WalkedPass& p, int origin, int end) {
+    int length = end > origin ? divide(end - origin + p.stride - 1, p.byStride) : 0;
+    return SLIDING ? length : min(length, p.size);
+  }
+  __device__ __forceinline__ void begin(const WalkedPass& p) {
+    // Schedule 0: every block has one stretch of all steps. Otherwise walks are dealt out in turn.
+    cursor = p.schedule == 0 ? (int)((i64)p.walks * blockIdx.x / gridDim.x) : blockIdx.x;
+    end = p.schedule == 0 ? (int)((i64)p.walks * (blockIdx.x + 1) / gridDim.x) : p.walks;
+    turn = 1;
+  }
+  __device__ __forceinline__ bool next(const WalkedPass& p) {
+    while (cursor < end) {
+      int fibers = p.fibers - p.firstFiber, line, fiber, step, count = p.walkSteps, index = cursor;
+      if (p.schedule == 2) {  // neighboring fibers side by side
+        int rest = divide(index, p.byFibers);
+        fiber = index - rest * fibers;
+        line = divide(rest, p.byChunks);
+        step = (rest - line * p.chunks) * count;
+        cursor += gridDim.x;
+      } else {  // the steps of a fiber side by side
+        int rest = divide(index, p.byChunks);
+        step = (index - rest * p.chunks);
+        line = divide(rest, p.byFibers);
+        fiber = rest - line * fibers;
+        if (p.schedule == 0) {
+          count = min(min(count, p.chunks - step), end - cursor);
+          cursor += count;
+        } else {
+          step *= count;
+          cursor += gridDim.x;
+        }
+      }
+      b = divide(line, p.byHeads);
+      h = line - b * p.heads;
+      fiber += p.firstFiber;
+#if SLIDING
+      origin = fiber;
+#else
+      int block = divide(fiber, p.byStride);
+      origin = block * (p.size * p.stride) + fiber - block * p.stride;
+#endif
+      length = keys = positions(p, origin, p.tokens);
+      if (p.lengths) keys = uniform(positions(p, origin, min(p.lengths[b], p.tokens)));
+      firstRow = p.firstQuery > origin ? divide(p.firstQuery - origin + p.stride - 1, p.byStride) : 0;
+      first = p.firstPosition / 64 + step * 2;
+      last = min(first + count * 2, (length + 63) / 64);
+      if (first >= last) continue;
+      int full = (keys + 63) / 64;
+      live = min(last, full);
+      low = lowTile(p, first);
+      high = live > first ? (CAUSAL ? live : full) - 1 : low - 1;
+      turn ^= 1;
+      return true;
+    }
+    return false;
+  }
+};
+
+// A tile's slot in the ring, and whether it is used for an even or an odd time.
+struct Place {
+  int slot, round;
+  __device__ __forceinline__ Place(int entry) : slot(entry % STAGES), round(entry / STAGES & 1) {}
+  __device__ __forceinline__ void next() {
+    bool wraps = slot == STAGES - 1;
+    slot = wraps ? 0 : slot + 1;
+    round ^= wraps;
+  }
+};
