@@ -19,9 +19,11 @@ package struct LaunchPlan: Sendable, Hashable {
   /// Positions that a short kernel packs as one fiber; nil for the long ones.
   package var fiber: Int?
 
-  /// NVRTC's options for an architecture.
+  /// NVRTC's options for an architecture. Without the third it takes generic lambdas for code of the host.
   package func options(architecture: String) -> [String] {
-    ["--gpu-architecture=\(architecture)", "--std=c++17"] + macros.map { "-D" + $0 }
+    [
+      "--gpu-architecture=\(architecture)", "--std=c++17", "--device-as-default-execution-space",
+    ] + macros.map { "-D" + $0 }
   }
 
   /// A kernel of `Reduce.cu`, which no shape changes.

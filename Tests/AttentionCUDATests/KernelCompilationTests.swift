@@ -109,7 +109,7 @@ struct KernelCompilationTests {
   func division(divisor: Int) {
     let by = WalkParameters.Division(divisor)
     for n in [0, 1, divisor - 1, divisor, divisor * 7 - 1, divisor * 7, 1 << 30, (1 << 31) - 1] {
-      #expect(Int(UInt64(n) * UInt64(by.factor) >> UInt64(by.shift)) == n / divisor)
+      #expect(Int((UInt64(n) * UInt64(by.factor)) >> UInt64(by.shift)) == n / divisor)
     }
   }
 

@@ -27,6 +27,10 @@ struct CUDATests {
       Trial(
         fold: [200, 3], support: support, normalization: .joint, heads: 2, keyHeads: 1,
         tokens: 500, width: 256),
+      // Fibers that a ring of tiles in shared memory cannot hold.
+      Trial(
+        fold: [2, 350], support: support, normalization: .joint, rotary: Rotary(.mode), heads: 2,
+        keyHeads: 1, tokens: 640, width: 128, biases: false),
       // The halves of a head that rotate together lie in different lanes of the tensor cores.
       Trial(
         fold: [3, 80], support: support, rotary: Rotary(.sequence), heads: 2, keyHeads: 1,

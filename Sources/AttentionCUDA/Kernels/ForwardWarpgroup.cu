@@ -1,7 +1,7 @@
 // The forward pass of long fibers on Hopper: 16-bit elements, head widths 64 and 128.
 //
-// Route of the data: k, u and q rows → a ring in shared memory (cp.async, swizzled) → rotated in place → z (wgmma) →
-// softmax in registers → times u (wgmma) → u' rows and ℓ'.
+// Route of the data: k, u and q rows → a ring in shared memory (cp.async, swizzled) → rotated in place →
+// z (wgmma) → softmax in registers → times u (wgmma) → u' rows and ℓ'.
 //
 // A block, one a multiprocessor, is four warpgroups: one copies, one rotates, two attend. It goes along a
 // fiber in steps of 128 queries, 64 to each consumer, and keeps the keys that the next step sees, so that a
@@ -14,12 +14,12 @@
 
 #define PITCH 144  // bytes between 64 channels of staged output rows, off the banks' period
 
-// What a tile's scores get before the softmax, in units of the dot product: −∞ where a query does not see the key, and
-// the diagonal less β, since β is added to the whole row afterwards. `delta` is the distance of the
-// lane's first query from its first key.
+// What a tile's scores get before the softmax, in units of the dot product: −∞ where a query does not see the
+// key, and the diagonal less β, since β is added to the whole row afterwards. `delta` is the distance of
+// the lane's first query from its first key.
 template <bool MAYBE_DIAGONAL, bool MAYBE_EDGE>
-__device__ __forceinline__ void mask(const WalkedPass& p, const Walk& walk, float (&s)[8][4], int block, int tile, int delta,
-                                     const float (&carried)[2], float beta, const float* bias) {
+__device__ __forceinline__ void mask(const WalkedPass& p, const Walk& walk, float (&s)[8][4], int block, int tile,
+                                     int delta, const float (&carried)[2], float beta, const float* bias) {
 #if BIAS
   float inverse = reciprocal(p.rawScale);
 #pragma unroll
@@ -138,7 +138,6 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
   int taken = 0, entry = 0;  // blocks of queries and tiles of all walks so far
   float scale = p.scale;
   i64 rowStep = p.stride * p.oN;
-
 
   Walk walk;
   walk.begin(p);

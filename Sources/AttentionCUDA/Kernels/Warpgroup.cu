@@ -70,8 +70,9 @@ __device__ __forceinline__ void awaitProducts() {
 #define WGMMA(N) "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 "
 #endif
 #define QUAD(x, n) x(c[n][0]), x(c[n][1]), x(c[n][2]), x(c[n][3])
-#define OCTET(x, n) \
-  QUAD(x, n), QUAD(x, n + 1), QUAD(x, n + 2), QUAD(x, n + 3), QUAD(x, n + 4), QUAD(x, n + 5), QUAD(x, n + 6), QUAD(x, n + 7)
+#define OCTET(x, n)                                                             \
+  QUAD(x, n), QUAD(x, n + 1), QUAD(x, n + 2), QUAD(x, n + 3), QUAD(x, n + 4), \
+      QUAD(x, n + 5), QUAD(x, n + 6), QUAD(x, n + 7)
 #define OUT "=f"
 #define INOUT "+f"
 #define OCTETS_8(x) OCTET(x, 0)
