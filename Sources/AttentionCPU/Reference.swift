@@ -92,6 +92,8 @@ public struct Reference<Scalar: ReferenceScalar>: Sendable {
   ///
   /// - Precondition: the queries are the whole sequence (a pass needs the running values of the
   ///   tokens before).
+  @_specialize(where Scalar == Double)
+  @_specialize(where Scalar == Float)
   public func forward() -> AttentionResult<Scalar> {
     requireWhole()
     var u = problem.values
@@ -135,6 +137,8 @@ public struct Reference<Scalar: ReferenceScalar>: Sendable {
   ///
   ///     D(t) = ⟨du'(t), u'(t)⟩ − dℓ'(t),   dz(t,t') = p(t,t')·(⟨du'(t), u(t')⟩ − D(t))
   ///     du(t') = Σ_t p(t,t') du'(t);  the joint diagonal's dz goes to dℓ instead of q and k.
+  @_specialize(where Scalar == Double)
+  @_specialize(where Scalar == Float)
   public func backward(
     _ result: AttentionResult<Scalar>, outputGradient: [Scalar],
     logSumExpGradient: [Scalar]? = nil
