@@ -90,8 +90,9 @@ let package = Package(
     .target(
       name: "AttentionCUDA", dependencies: ["Folding", "AttentionCore"],
       resources: [
-        "Prelude", "Tiles", "Forward", "Backward", "BackwardLong", "BiasGradient", "Reduce",
-        "Decode", "Warpgroup", "WarpgroupWalk", "WarpgroupProducers", "ForwardWarpgroup",
+        "Prelude", "Tiles", "Cluster", "Forward", "ForwardFused", "Backward", "BackwardLong",
+        "BiasGradient", "Reduce", "Decode", "Warpgroup", "WarpgroupWalk", "WarpgroupProducers",
+        "ForwardWarpgroup",
       ].map {
         .embedInCode("Kernels/\($0).cu")
       }),

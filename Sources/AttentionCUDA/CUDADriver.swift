@@ -224,8 +224,11 @@ extension CUDADriver {
       call: call(), code: Int(code), message: text.map { String(cString: $0) } ?? "unknown error")
   }
 
-  /// Loads a cubin and returns its function `entry`, allowed to use `sharedMemory` bytes a block.
-  func function(cubin: [UInt8], entry: String, sharedMemory: Int) throws(CUDAError) -> UInt {
+  /// Loads a cubin and returns its function `entry`, allowed to use `sharedMemory` bytes a block and clusters
+  /// of `cluster` blocks.
+  func function(
+    cubin: [UInt8], entry: String, sharedMemory: Int, cluster: Int = 1
+  ) throws(CUDAError) -> UInt {
     var module: UInt = 0
     let code = cubin.withUnsafeBytes { bytes in
       bytes.baseAddress.map { loadModule(&module, $0) } ?? 1
@@ -237,6 +240,11 @@ extension CUDADriver {
     try check(
       setAttribute(function, 8, Int32(sharedMemory)),
       "cuFuncSetAttribute(\(entry), \(sharedMemory) bytes of shared memory)")
+    if cluster > 8 {
+      // CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+      try check(
+        setAttribute(function, 14, 1), "cuFuncSetAttribute(\(entry), clusters of \(cluster) blocks)")
+    }
     return function
   }
 

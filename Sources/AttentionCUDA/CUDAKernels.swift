@@ -25,6 +25,8 @@ public final class CUDAKernels: Sendable {
     case forwardWarpgroup(CUDAPassShape)
     case backward(CUDAPassShape)
     case biasGradient(CUDAPassShape)
+    case forwardFused(CUDAFusedShape)
+    case backwardFused(CUDAFusedShape)
     case decode(CUDADecode.Variant, clusters: Bool)
   }
 
@@ -92,7 +94,7 @@ public final class CUDAKernels: Sendable {
     guard !missing.isEmpty else { return }
     for (plan, cubin) in try cubins(missing, architecture: device.architecture) {
       let function = try driver.function(
-        cubin: cubin, entry: plan.entry, sharedMemory: plan.sharedMemory)
+        cubin: cubin, entry: plan.entry, sharedMemory: plan.sharedMemory, cluster: plan.cluster)
       functions.withLock { $0[FunctionKey(plan: plan, device: device.ordinal)] = function }
     }
   }
@@ -236,20 +238,7 @@ extension CUDAKernels {
       shape.objection(backward: true) == nil,
       "No kernel runs this backward pass: \(shape.objection(backward: true) ?? "").")
     let device = try driver.device()
-    var parameters = try self.parameters(of: pass, on: device)
-    parameters.dout = gradients.output.address
-    parameters.doStrides = gradients.output.strides
-    parameters.dlseOut = gradients.lse
-    parameters.dq = gradients.queries.address
-    parameters.dqStrides = gradients.queries.strides
-    parameters.dk = gradients.keys.address
-    parameters.dkStrides = gradients.keys.strides
-    parameters.du = gradients.values.address
-    parameters.duStrides = gradients.values.strides
-    parameters.dlseIn = gradients.carriedLSE
-    parameters.accumulate = gradients.accumulates ? 1 : 0
-    parameters.dot = gradients.workspace
-    parameters.dbeta = gradients.workspace + UInt64(shape.batch * shape.heads * pass.lseRow * 4)
+    var parameters = try self.parameters(of: pass, gradients, on: device)
     let kernels = try kernels(.backward(shape), on: device)
     for kernel in kernels where kernel.plan.entry != shape.reductionEntry {
       let plan = kernel.plan
@@ -275,8 +264,29 @@ extension CUDAKernels {
     }
   }
 
+  func parameters(
+    of pass: CUDAPass, _ gradients: CUDAPassGradients, on device: CUDADriver.Device
+  ) throws -> PassParameters {
+    var parameters = try self.parameters(of: pass, on: device)
+    parameters.dout = gradients.output.address
+    parameters.doStrides = gradients.output.strides
+    parameters.dlseOut = gradients.lse
+    parameters.dq = gradients.queries.address
+    parameters.dqStrides = gradients.queries.strides
+    parameters.dk = gradients.keys.address
+    parameters.dkStrides = gradients.keys.strides
+    parameters.du = gradients.values.address
+    parameters.duStrides = gradients.values.strides
+    parameters.dlseIn = gradients.carriedLSE
+    parameters.accumulate = gradients.accumulates ? 1 : 0
+    parameters.dot = gradients.workspace
+    let rows = pass.shape.batch * pass.shape.heads * pass.lseRow
+    parameters.dbeta = gradients.workspace + UInt64(rows * 4)
+    return parameters
+  }
+
   /// The parameter of `reducePartials`.
-  private struct Reduction {
+  struct Reduction {
     var partials: CUDADriver.Address
     var out: CUDADriver.Address
     var count: Int32
@@ -297,7 +307,7 @@ extension CUDAKernels {
     return tiles * fibers
   }
 
-  private func parameters(of pass: CUDAPass, on device: CUDADriver.Device) throws
+  func parameters(of pass: CUDAPass, on device: CUDADriver.Device) throws
     -> PassParameters
   {
     let shape = pass.shape

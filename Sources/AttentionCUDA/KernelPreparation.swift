@@ -8,6 +8,9 @@ extension CUDAKernels.Request {
     case .forward(let shape): [shape.forwardPlan]
     case .forwardWarpgroup(let shape): [shape.warpgroupPlan].compactMap { $0 }
     case .backward(let shape): shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
+    case .forwardFused(let shape): [shape.forwardPlan]
+    case .backwardFused(let shape):
+      [shape.backwardPlan] + (shape.upper.hasBeta ? [shape.upper.reductionPlan] : [])
     case .biasGradient(let shape): [shape.biasPlan, .reduction("reduceBias")]
     default: nil
     }
@@ -20,17 +23,24 @@ extension CUDAKernels {
   ///
   /// - Parameters:
   ///   - shapes: the passes.
+  ///   - fused: the first two of them as one launch, if they are.
   ///   - backward: whether gradients will be wanted.
   ///   - biasGradient: for every pass, whether its mode bias wants one.
   /// - Throws: ``CUDAError``.
   public func prepare(
-    _ shapes: [CUDAPassShape], backward: Bool = false, biasGradient: [Bool] = []
+    _ shapes: [CUDAPassShape], fused: CUDAFusedShape? = nil, backward: Bool = false,
+    biasGradient: [Bool] = []
   ) throws {
     let device = try driver.device()
-    var requests = shapes.map { shape -> Request in
+    var requests = shapes.dropFirst(fused == nil ? 0 : 2).map { shape -> Request in
       Self.hasWarpgroups(shape, on: device) ? .forwardWarpgroup(shape) : .forward(shape)
     }
-    if backward { requests += shapes.map(Request.backward) }
+    if let fused { requests.append(.forwardFused(fused)) }
+    if backward, let fused, !biasGradient.prefix(2).contains(true) {
+      requests += shapes.dropFirst(2).map(Request.backward) + [.backwardFused(fused)]
+    } else if backward {
+      requests += shapes.map(Request.backward)
+    }
     requests += zip(shapes, biasGradient).compactMap { $1 ? .biasGradient($0) : nil }
     requests.removeAll { isLoaded($0, on: device) }
     guard !requests.isEmpty else { return }

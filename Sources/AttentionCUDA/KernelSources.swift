@@ -7,11 +7,12 @@ package enum KernelSources {
     let bytes: [UInt8]
     switch file {
     case "Forward": bytes = PackageResources.Forward_cu
+    case "ForwardFused": bytes = PackageResources.Cluster_cu + PackageResources.ForwardFused_cu
     case "ForwardWarpgroup":
       bytes =
         PackageResources.Warpgroup_cu + PackageResources.WarpgroupWalk_cu
         + PackageResources.WarpgroupProducers_cu + PackageResources.ForwardWarpgroup_cu
-    case "Backward": bytes = PackageResources.Backward_cu
+    case "Backward": bytes = PackageResources.Cluster_cu + PackageResources.Backward_cu
     case "BackwardLong": bytes = PackageResources.BackwardLong_cu
     case "BiasGradient": bytes = PackageResources.BiasGradient_cu
     case "Reduce": bytes = PackageResources.Reduce_cu
@@ -24,6 +25,7 @@ package enum KernelSources {
 
   /// The names of the kernel files.
   package static let files = [
-    "Forward", "ForwardWarpgroup", "Backward", "BackwardLong", "BiasGradient", "Reduce", "Decode",
+    "Forward", "ForwardFused", "ForwardWarpgroup", "Backward", "BackwardLong", "BiasGradient",
+    "Reduce", "Decode",
   ]
 }

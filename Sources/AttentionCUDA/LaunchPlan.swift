@@ -18,6 +18,8 @@ package struct LaunchPlan: Sendable, Hashable {
   package var threads: Int
   /// Positions that a short kernel packs as one fiber; nil for the long ones.
   package var fiber: Int?
+  /// Blocks that share memory.
+  package var cluster = 1
 
   /// NVRTC's options for an architecture. Without the third it takes generic lambdas for code of the host.
   package func options(architecture: String) -> [String] {
@@ -94,13 +96,14 @@ extension CUDAPassShape {
     if fiberLength <= rows {
       let span = max(16, packedFiber)
       let product = element == .float32 ? (span + 4) * 4 : (span + 8) * 2
-      let memory = rows * (2 * rowBytes + 2 * max(rowBytes, product) + 4) + 64
+      let tiles = rows * (2 * rowBytes + 2 * max(rowBytes, product))
+      let memory = tiles + rows * 4 + 64
       let limit = isWide ? 1 : headWidth > 64 ? 3 : 4
       return [
         plan(
           "Backward", "backwardShort", rows: rows, sharedMemory: memory, fiber: packedFiber,
           [
-            "SHORT": 1, "GROUPED": heads > keyHeads ? 1 : 0,
+            "SHORT": 1, "TILES": tiles, "GROUPED": heads > keyHeads ? 1 : 0,
             "BLOCKS": max(1, min(limit, 227 * 1024 / memory)),
           ])
       ]

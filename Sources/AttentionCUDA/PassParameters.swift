@@ -53,6 +53,12 @@ package struct PassParameters {
   }
 }
 
+/// The kernels' `struct Fused`.
+package struct FusedParameters {
+  var lower: PassParameters
+  var upper: PassParameters
+}
+
 /// The kernels' `struct DecodePass`.
 package struct DecodePassParameters {
   var u: UInt64 = 0

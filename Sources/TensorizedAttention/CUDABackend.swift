@@ -125,6 +125,16 @@ struct CUDAPlan: Sendable {
       isRotary: pattern.rotary.positions != .none)
   }
 
+  /// The two lowest modes as one launch, if their passes come first and a kernel runs them.
+  private func fusedShape(saves: Bool) -> CUDAFusedShape? {
+    guard pattern.fold.order > 1, let driver = try? CUDAKernels.shared().driver,
+      let device = try? driver.device()
+    else { return nil }
+    return CUDAFusedShape(
+      lower: passShape(0), upper: passShape(1), saves: saves, capability: device.capability,
+      sharedMemory: device.sharedMemory)
+  }
+
   private var passShapes: [CUDAPassShape] { (0..<pattern.fold.order).map(passShape) }
 
   /// For every pass, whether its mode bias wants a gradient, given which of the biases do.
@@ -224,15 +234,22 @@ struct CUDAPlan: Sendable {
       let place = DeviceTensor(isOutput ? buffer : output, layout: layout)
       for lower in 0..<index { places[lower] = place }
     }
+    let fused = fusedShape(saves: false)
     withExtendedLifetime((operands, output, lse, other)) {
       run { kernels, stream in
-        try kernels.prepare(passShapes)
-        for index in 0..<order {
-          let values =
-            index == 0 ? DeviceTensor(operands.values, layout: layout) : places[index - 1]
-          try kernels.forward(
-            pass(index, operands, values: values, output: places[index], carried: lse, lse: lse),
-            stream: stream)
+        try kernels.prepare(passShapes, fused: fused)
+        let passes = (0..<order).map { index in
+          pass(
+            index, operands,
+            values: index == 0
+              ? DeviceTensor(operands.values, layout: layout) : places[index - 1],
+            output: places[index], carried: lse, lse: lse)
+        }
+        if let fused {
+          try kernels.forwardFused(fused, lower: passes[0], upper: passes[1], stream: stream)
+        }
+        for pass in passes.dropFirst(fused == nil ? 0 : 2) {
+          try kernels.forward(pass, stream: stream)
         }
       }
     }
@@ -248,13 +265,19 @@ struct CUDAPlan: Sendable {
     let values = (1..<order).map { _ in empty(shape.heads) }
     let lses = (0..<order).map { _ in emptyLSE() }
     if output.count > 0 {
+      let fused = fusedShape(saves: true)
       withExtendedLifetime((operands, output, values, lses)) {
         run { kernels, stream in
           try kernels.prepare(
-            passShapes, backward: true, biasGradient: wantsBias(needed[firstBias...]))
-          for index in 0..<order {
-            try kernels.forward(
-              saved(index, operands, output: output, values: values, lses: lses), stream: stream)
+            passShapes, fused: fused, backward: true, biasGradient: wantsBias(needed[firstBias...]))
+          let passes = (0..<order).map {
+            saved($0, operands, output: output, values: values, lses: lses)
+          }
+          if let fused {
+            try kernels.forwardFused(fused, lower: passes[0], upper: passes[1], stream: stream)
+          }
+          for pass in passes.dropFirst(fused == nil ? 0 : 2) {
+            try kernels.forward(pass, stream: stream)
           }
         }
       }
@@ -298,37 +321,50 @@ struct CUDAPlan: Sendable {
     let biasGradients = pattern.chain.map { mode in
       biasPlaces[mode.index - 1].flatMap { dbiases[$0] }
     }
-    let workspace = workspace(biasGradients)
+    // A bias's gradient needs ∂/∂u' of its pass, which fused passes do not keep.
+    let wantsBias = biasGradients.prefix(2).contains { $0 != nil }
+    let fused = wantsBias ? nil : fusedShape(saves: true)
+    let workspace = workspace(biasGradients, fused: fused)
     // The gradients that the passes hand down; all live until the launches are queued.
     var kept = [upstream]
     var above = DeviceTensor(upstream, layout: layout)
     var lseAbove = pass.gradients[1]?.to(.float32).contiguous()
     var keptLSE: [Tensor] = []
-    withExtendedLifetime((pass, operands, workspace, dbeta, dbiases)) {
+    var steps: [(pass: CUDAPass, gradients: CUDAPassGradients)] = []
+    for index in stride(from: order - 1, through: 0, by: -1) {
+      // Fused passes meet in ∂/∂v unless it has fewer heads than ∂/∂u.
+      let isLast = index == 0 || index == 1 && fused != nil && shape.heads == shape.keyHeads
+      let below = isLast ? dv : empty(shape.heads)
+      let belowView = DeviceTensor(below, layout: isLast ? layout : .headsFirst)
+      var gradients = CUDAPassGradients(
+        output: above, queries: DeviceTensor(dq, layout: layout),
+        keys: DeviceTensor(dk, layout: layout), values: belowView,
+        accumulates: index < order - 1, workspace: workspace.address)
+      gradients.lse = lseAbove?.address ?? 0
+      let lseBelow = isJoint && index > 0 ? emptyLSE() : nil
+      gradients.carriedLSE = lseBelow?.address ?? 0
+      let row = pattern.chain[index].index - 1
+      gradients.beta = dbeta.address + UInt64(row * shape.heads * 4)
+      gradients.bias = biasGradients[index]?.address ?? 0
+      steps.append(
+        (saved(index, operands, output: output, values: values, lses: lses), gradients))
+      kept.append(below)
+      keptLSE += (lseAbove.map { [$0] } ?? [])
+      above = belowView
+      lseAbove = lseBelow
+    }
+    withExtendedLifetime((pass, operands, workspace, dbeta, dbiases, kept, keptLSE, lseAbove)) {
       run { kernels, stream in
-        for index in stride(from: order - 1, through: 0, by: -1) {
-          let below = index == 0 ? dv : empty(shape.heads)
-          let belowView = DeviceTensor(below, layout: index == 0 ? layout : .headsFirst)
-          var gradients = CUDAPassGradients(
-            output: above, queries: DeviceTensor(dq, layout: layout),
-            keys: DeviceTensor(dk, layout: layout), values: belowView,
-            accumulates: index < order - 1, workspace: workspace.address)
-          gradients.lse = lseAbove?.address ?? 0
-          let lseBelow = isJoint && index > 0 ? emptyLSE() : nil
-          gradients.carriedLSE = lseBelow?.address ?? 0
-          let row = pattern.chain[index].index - 1
-          gradients.beta = dbeta.address + UInt64(row * shape.heads * 4)
-          gradients.bias = biasGradients[index]?.address ?? 0
-          try kernels.backward(
-            saved(index, operands, output: output, values: values, lses: lses), gradients,
+        for step in steps.dropLast(fused == nil ? 0 : 2) {
+          try kernels.backward(step.pass, step.gradients, stream: stream)
+        }
+        if let fused {
+          let (upper, lower) = (steps[order - 2], steps[order - 1])
+          try kernels.backwardFused(
+            fused, lower: lower.pass, lower.gradients, upper: upper.pass, upper.gradients,
             stream: stream)
-          kept.append(below)
-          keptLSE += (lseAbove.map { [$0] } ?? [])
-          above = belowView
-          lseAbove = lseBelow
         }
       }
-      withExtendedLifetime((kept, keptLSE)) {}
     }
     var results: [Tensor?] = [dq, dk, dv]
     if hasBeta { results.append(dbeta.to(dtype)) }
@@ -336,10 +372,11 @@ struct CUDAPlan: Sendable {
   }
 
   /// What the passes' backward kernels write for each other: one after the other, they share it.
-  private func workspace(_ biasGradients: [Tensor?]) -> Tensor {
-    let bytes = zip(passShapes, biasGradients).map { pass, bias in
+  private func workspace(_ biasGradients: [Tensor?], fused: CUDAFusedShape?) -> Tensor {
+    var bytes = zip(passShapes, biasGradients).map { pass, bias in
       pass.workspaceBytes(lseRow: shape.tokens, biasHeads: bias?.size(0) ?? 0)
     }
+    if let fused { bytes.append(fused.workspaceBytes(lseRow: shape.tokens)) }
     return .empty([(bytes.max() ?? 0) / 4], dtype: .float32, device: device)
   }
 }

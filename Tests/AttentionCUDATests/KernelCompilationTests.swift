@@ -51,6 +51,46 @@ struct KernelCompilationTests {
     }
   }
 
+  /// Two passes of a block support that fit one launch.
+  static func fused(
+    _ element: CUDAElement, width: Int, sizes: (Int, Int), full: Bool
+  ) -> CUDAFusedShape? {
+    let make = { (index: Int) in
+      CUDAPassShape(
+        element: element, headWidth: width, batch: 2, heads: 8, keyHeads: full ? 2 : 8,
+        valueHeads: index == 2 && full ? 2 : 8, tokens: 5000,
+        mode: Mode(
+          index: index, size: index == 2 ? sizes.1 : sizes.0, stride: index == 2 ? 1 : sizes.1,
+          isLowest: index == 2), support: full ? .block : .blockCausal,
+        isJoint: full && index == 1, hasBeta: full && index == 1, hasBias: full, isRotary: full)
+    }
+    return CUDAFusedShape(lower: make(2), upper: make(1), saves: full)
+  }
+
+  @Test(
+    "two passes of one launch compile",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
+    arguments: CUDAElement.allCases, [(32, 32), (5, 13), (64, 16)])
+  func compileFused(element: CUDAElement, sizes: (Int, Int)) throws {
+    for (width, full) in [(128, false), (64, true), (40, false)] {
+      let shape = try #require(Self.fused(element, width: width, sizes: sizes, full: full))
+      for plan in [shape.forwardPlan, shape.backwardPlan] {
+        let cubin = try compiler.get().compile(
+          source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
+          options: plan.options(architecture: "sm_90a"))
+        #expect(!cubin.isEmpty, "\(plan.entry) for \(shape)")
+      }
+    }
+  }
+
+  @Test("passes that a cluster cannot hold are launched one by one")
+  func notFused() {
+    #expect(Self.fused(.bfloat16, width: 128, sizes: (64, 64), full: false) == nil)
+    #expect(Self.fused(.bfloat16, width: 128, sizes: (2, 65), full: false) == nil)
+    #expect(Self.fused(.bfloat16, width: 128, sizes: (3, 5), full: false) == nil)
+    #expect(Self.fused(.float32, width: 256, sizes: (32, 32), full: true) == nil)
+  }
+
   @Test(
     "decoding compiles",
     .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
@@ -101,6 +141,7 @@ struct KernelCompilationTests {
     #expect(MemoryLayout<PassParameters>.size == 408)
     #expect(MemoryLayout<BiasParameters>.size == 432)
     #expect(MemoryLayout<WalkParameters>.size == 408 + 48)
+    #expect(MemoryLayout<FusedParameters>.size == 2 * 408)
     #expect(MemoryLayout<DecodePassParameters>.size == 112)
     #expect(MemoryLayout<DecodeArguments>.size == 120 + 8 * 112)
   }

@@ -10,7 +10,23 @@ private let hasGPU = Runtime.cudaDeviceCount > 0
 // Trials run side by side, so that a machine that sees them first compiles their kernels on all cores.
 @Suite(.enabled(if: hasGPU, "no CUDA device: libtorch sees none"))
 struct CUDATests {
-  static let trials: [Trial] = Support.allCases.flatMap { support in
+  /// Block supports whose two lowest modes share a launch: full and ragged blocks, padding, grouped heads.
+  static let fused: [Trial] = [Support.block, .blockCausal].flatMap { support in
+    [
+      Trial(
+        fold: [3, 32, 32], support: support, tokens: 2500, width: 128, lengths: [2500, 1030],
+        biases: false),
+      Trial(
+        fold: [3, 16, 64], support: support, normalization: .joint, rotary: Rotary(.mode),
+        heads: 4, keyHeads: 2, tokens: 2100, width: 64, layout: .tokensFirst, biases: false),
+      Trial(
+        fold: [2, 12, 24], support: support, normalization: .joint, tokens: 570, width: 40,
+        lengths: [570, 300]),
+      Trial(fold: [4, 8, 8], support: support, tokens: 256, width: 80, biases: false),
+    ]
+  }
+
+  static let trials: [Trial] = fused + Support.allCases.flatMap { support in
     [
       Trial(
         fold: [5, 13], support: support, normalization: .joint, rotary: Rotary(.mode), tokens: 63,

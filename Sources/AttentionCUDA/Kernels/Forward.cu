@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const
   commit();
 
   constexpr int NB = SPAN / 8;
-  int lane = threadIdx.x & 31, g = lane >> 2, c = (lane & 3) * 2;
+  int lane = threadIdx.x & 31, g = lane >> 2;
   int first = threadIdx.x / 32 * 16, span = first / SPAN * SPAN;
   int mark[2] = {queryToken[first + g], queryToken[first + g + 8]}, token[2];
 #pragma unroll
@@ -67,29 +67,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const
   float z[NB][4];
   clear(z);
   multiplyByTransposed<NB>(z, q + first * LD, k + span * LD);
-  float top[2] = {-INFINITE, -INFINITE}, sum[2] = {0.f, 0.f};
-#pragma unroll
-  for (int n = 0; n < NB; n++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      int query = first + g + (e >> 1) * 8, key = span + n * 8 + c + (e & 1);
-      float x = logit(p, z[n][e], query - key, key % FIBER, beta, carried[e >> 1], bias);
-      bool seen = (full || keyToken[key] >= 0) && (FIBER >= 16 || query / FIBER == key / FIBER);
-      z[n][e] = seen ? x : -INFINITE;
-      top[e >> 1] = fmaxf(top[e >> 1], z[n][e]);
-    }
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    top[half] = quadMax(top[half]);
-    if (top[half] == -INFINITE) top[half] = 0.f;
-  }
-#pragma unroll
-  for (int n = 0; n < NB; n++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      z[n][e] = exp2Fast(z[n][e] - top[e >> 1]);
-      sum[e >> 1] += z[n][e];
-    }
+  float top[2], sum[2];
+  exponentiate<FIBER, JOINT, BETA, BIAS>(p, z, top, sum, first, span, keyToken, full, beta, carried, bias);
   await<0>();
   __syncthreads();
   float o[ND][4];

@@ -28,6 +28,7 @@ typedef unsigned short T;
 
 typedef unsigned int u32;
 typedef long long i64;
+typedef unsigned long long u64;
 
 // A pass over one mode. Strides are in elements; channels are contiguous. Must match `PassParameters`.
 struct Pass {

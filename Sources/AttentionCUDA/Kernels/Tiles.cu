@@ -239,7 +239,7 @@ __device__ __forceinline__ void transposeQuad(u32 (&x)[4]) {
 }
 
 // Writes one of a lane's two rows (half 0: row g, half 1: row g + 8), times `factor`, adding to what is
-// there if asked. Four lanes share a row; with 16-bit types they first exchange 8-channel blocks so that
+// there if asked: past L1, since another block of this launch may have written it. Four lanes share a row; with 16-bit types they first exchange 8-channel blocks so that
 // each writes 16 contiguous bytes.
 __device__ __forceinline__ void storeRow(T* row, const float (&c)[ND][4], int half, float factor, bool valid,
                                          bool accumulate) {
@@ -250,7 +250,10 @@ __device__ __forceinline__ void storeRow(T* row, const float (&c)[ND][4], int ha
     float2* p = reinterpret_cast<float2*>(row + n * 8 + 2 * t);
     float2 x = make_float2(c[n][half * 2] * factor, c[n][half * 2 + 1] * factor);
     if (valid) {
-      if (accumulate) x.x += p->x, x.y += p->y;
+      if (accumulate) {
+        float2 old = __ldcg(p);
+        x.x += old.x, x.y += old.y;
+      }
       *p = x;
     }
   }
@@ -262,7 +265,7 @@ __device__ __forceinline__ void storeRow(T* row, const float (&c)[ND][4], int ha
     // layout, added in f32 and rounded once.
     uint4 old[blocks];
 #pragma unroll
-    for (int n = 0; n < blocks; n++) old[n] = valid ? place[n * 4] : make_uint4(0, 0, 0, 0);
+    for (int n = 0; n < blocks; n++) old[n] = valid ? __ldcg(place + n * 4) : make_uint4(0, 0, 0, 0);
 #pragma unroll
     for (int n = 0; n < blocks; n++) {
       u32 x[4] = {old[n].x, old[n].y, old[n].z, old[n].w};
@@ -290,7 +293,7 @@ __device__ __forceinline__ void storeRow(T* row, const float (&c)[ND][4], int ha
   for (int n = D / 8 / 4 * 4; n < D / 8; n++) {
     u32* p = reinterpret_cast<u32*>(row + n * 8 + 2 * t);
     if (valid) {
-      float2 old = accumulate ? unpack(*p) : make_float2(0.f, 0.f);
+      float2 old = accumulate ? unpack(__ldcg(p)) : make_float2(0.f, 0.f);
       *p = pack(c[n][half * 2] * factor + old.x, c[n][half * 2 + 1] * factor + old.y);
     }
   }
@@ -343,31 +346,63 @@ __device__ __forceinline__ int fiberOrigin(const Pass& p, int fiber) {
 
 // The base-2 logit of a query `distance` positions after a key (negative: before it), from their dot
 // product. `carried` is the query's ℓ of the pass below, in base 2; `bias` is null or the head's:
-// [n_k] by distance for the sliding support, [n_k, n_k] by (query, key) for the block ones.
+// [n_k] by distance for the sliding support, [n_k, n_k] by (query, key) for the block ones. A kernel of two
+// passes says for each whether it is joint, has β or has a bias.
+template <bool joint = JOINT, bool hasBeta = BETA, bool hasBias = BIAS>
 __device__ __forceinline__ float logit(const Pass& p, float dot, int distance, int key, float beta, float carried,
                                        const float* bias) {
-  float plain = dot * p.scale;
-#if BIAS
+  float z = dot * p.scale;
+  if constexpr (hasBias) {
 #if SLIDING
-  if ((u32)distance < (u32)p.size) plain += __ldg(bias + distance) * LOG2E;
+    if ((u32)distance < (u32)p.size) z += __ldg(bias + distance) * LOG2E;
 #else
-  // Rows that no fiber fills, and neighbors packed into the same tile, lie outside.
-  if (key < p.size && (u32)(distance + key) < (u32)p.size) plain += __ldg(bias + (i64)(distance + key) * p.size + key) * LOG2E;
+    // Rows that no fiber fills, and neighbors packed into the same tile, lie outside.
+    if (key < p.size && (u32)(distance + key) < (u32)p.size)
+      z += __ldg(bias + (i64)(distance + key) * p.size + key) * LOG2E;
 #endif
-#endif
-#if JOINT
-  float z = distance == 0 ? carried : BETA ? plain + beta : plain;
-#elif BETA
-  float z = distance == 0 ? plain : plain + beta;
-#else
-  float z = plain;
-#endif
+  }
+  if constexpr (hasBeta) z = distance == 0 ? z : z + beta;
+  if constexpr (joint) z = distance == 0 ? carried : z;
 #if SLIDING
   if ((u32)distance >= (u32)p.size) z = -INFINITE;
 #elif CAUSAL
   if (distance < 0) z = -INFINITE;
 #endif
   return z;
+}
+
+// Turns a warp's 16 rows of dot products into exp2(z − top) and their sums. `size` positions of a fiber lie in
+// a row of the tile each, fibers one after another; the warp's rows start at `first`, the keys it meets at
+// `span`. A negative mark is a row that is no key; a `full` tile has none.
+template <int size, bool joint, bool hasBeta, bool hasBias, int NB>
+__device__ __forceinline__ void exponentiate(const Pass& p, float (&z)[NB][4], float (&top)[2], float (&sum)[2],
+                                             int first, int span, const int* marks, bool full, float beta,
+                                             const float (&carried)[2], const float* bias) {
+  int lane = threadIdx.x & 31, g = lane >> 2, c = (lane & 3) * 2;
+#pragma unroll
+  for (int half = 0; half < 2; half++) top[half] = -INFINITE, sum[half] = 0.f;
+#pragma unroll
+  for (int n = 0; n < NB; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      int query = first + g + (e >> 1) * 8, key = span + n * 8 + c + (e & 1);
+      float x = logit<joint, hasBeta, hasBias>(p, z[n][e], query - key, key % size, beta, carried[e >> 1], bias);
+      bool seen = (full || marks[key] >= 0) && (size >= 16 || query / size == key / size);
+      z[n][e] = seen ? x : -INFINITE;
+      top[e >> 1] = fmaxf(top[e >> 1], z[n][e]);
+    }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    top[half] = quadMax(top[half]);
+    if (top[half] == -INFINITE) top[half] = 0.f;
+  }
+#pragma unroll
+  for (int n = 0; n < NB; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      z[n][e] = exp2Fast(z[n][e] - top[e >> 1]);
+      sum[e >> 1] += z[n][e];
+    }
 }
 
 __device__ __forceinline__ float inverseLog(float lse) {

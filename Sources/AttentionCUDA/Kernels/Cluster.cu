@@ -1,0 +1,57 @@
+// Two passes of one launch: a cluster of blocks owns the n_{m−1}·n_m consecutive tokens that are whole fibers
+// of both lowest modes. LOWER_SIZE and UPPER_SIZE are their sizes, LOWER and UPPER the powers of two that hold them.
+struct Fused {
+  Pass lower, upper;
+};
+
+__device__ __forceinline__ void clusterArrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+// Publishes nothing: says only that this block has come here. A release waits for all copies in flight.
+__device__ __forceinline__ void clusterArriveRelaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void clusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+#ifdef CLUSTER
+// The token of a row of this block, or what is no token of this fold's block: its negative.
+__device__ __forceinline__ int tokenOf(bool upper, int row, int origin) {
+  constexpr int rows = WARPS * 16;
+  int rank = blockIdx.x % CLUSTER, lower = upper ? UPPER : LOWER;
+  int along = rank * (rows / lower) + row / lower, across = row % lower;
+  int x = upper ? across : along, y = upper ? along : across;
+  return x < UPPER_SIZE && y < LOWER_SIZE ? origin + x * LOWER_SIZE + y : -1;
+}
+
+// Marks a block's rows in both passes with their tokens; −1 without one, −2 − t from `limit` on: padding.
+__device__ __forceinline__ void markRows(const Pass& p, int* lowerMark, int* upperMark, int limit, int origin) {
+  for (int row = threadIdx.x; row < WARPS * 16; row += THREADS) {
+    int t = tokenOf(false, row, origin);
+    lowerMark[row] = t < p.tokens ? t < limit ? t : -2 - t : -1;
+    t = tokenOf(true, row, origin);
+    upperMark[row] = t < p.tokens ? t < limit ? t : -2 - t : -1;
+  }
+}
+
+// Copies this block's rows of a pass into a tile. Where all rows have tokens, a thread's rows lie at constant
+// multiples of the row stride.
+__device__ __forceinline__ void loadRows(bool upper, T* tile, const T* base, i64 rowStride, const int* marks,
+                                         bool full, int origin) {
+  constexpr int rows = WARPS * 16, chunks = D / VEC, step = THREADS / chunks;
+  if constexpr (LOWER_SIZE * UPPER_SIZE == CLUSTER * rows && THREADS % chunks == 0 && rows % step == 0) {
+    if (full) {
+      int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
+      const T* source = base + tokenOf(upper, row, origin) * rowStride + chunk * VEC;
+      T* destination = tile + row * LD + chunk * VEC;
+#pragma unroll
+      for (int n = 0; n < rows / step; n++) {
+        int next = n * step;
+        copy16(destination + next * LD,
+               source + (upper ? next % UPPER * LOWER_SIZE + next / UPPER : next) * rowStride);
+      }
+      return;
+    }
+  }
+  loadTile<rows>(tile, base, rowStride, marks, full);
+}
+#endif
