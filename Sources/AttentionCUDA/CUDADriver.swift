@@ -243,7 +243,8 @@ extension CUDADriver {
     if cluster > 8 {
       // CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
       try check(
-        setAttribute(function, 14, 1), "cuFuncSetAttribute(\(entry), clusters of \(cluster) blocks)")
+        setAttribute(function, 14, 1), "cuFuncSetAttribute(\(entry), clusters of \(cluster) blocks)"
+      )
     }
     return function
   }

@@ -18,7 +18,8 @@ public struct CUDAFusedShape: Sendable, Hashable {
   static let largestCluster = 16
   private static let rows = 64
 
-  /// Creates the pair, or nil if the two passes need a launch each: on GPUs without clusters, with sliding
+  /// Creates the pair, or nil if the two passes need a launch each: on GPUs without clusters, in f32 and with
+  /// wide heads (where fewer blocks fit a multiprocessor and nothing has been measured), with sliding
   /// windows (which leave the tokens of a block), with fibers of more than 64 positions, with more than
   /// 1024 tokens in a block of both modes, or where more than half of a cluster's rows would be idle.
   ///
@@ -30,7 +31,8 @@ public struct CUDAFusedShape: Sendable, Hashable {
     sharedMemory: Int = 227 * 1024
   ) {
     let (x, y) = (upper.mode.size, lower.mode.size)
-    guard capability >= 90, lower.support != .slidingCausal, lower.support == upper.support,
+    guard capability >= 90, lower.element != .float32, lower.headWidth <= 128,
+      lower.support != .slidingCausal, lower.support == upper.support,
       lower.mode.stride == 1, upper.mode.stride == y, x <= Self.rows, y <= Self.rows
     else { return nil }
     let lowerFibers = Self.rows / Self.packed(y)
@@ -81,24 +83,23 @@ public struct CUDAFusedShape: Sendable, Hashable {
   /// The kernel of both forward passes.
   package var forwardPlan: LaunchPlan {
     let memory = Self.rows * (3 * lower.rowBytes + 12) + 8
-    let limit = lower.headWidth > 128 ? 2 : 4
     return plan(
       "ForwardFused", "forwardFused", sharedMemory: memory,
-      ["SAVE": saves ? 1 : 0, "BLOCKS": max(1, min(limit, 227 * 1024 / (memory + 1024)))])
+      ["SAVE": saves ? 1 : 0, "BLOCKS": min(4, 227 * 1024 / (memory + 1024))])
   }
 
   /// The kernel of both backward passes.
   package var backwardPlan: LaunchPlan {
     let span = max(16, Self.packed(max(lower.mode.size, upper.mode.size)))
-    let product = lower.element == .float32 ? (span + 4) * 4 : (span + 8) * 2
-    let tiles = Self.rows * (2 * lower.rowBytes + 2 * max(lower.rowBytes, product))
+    let tiles = Self.rows * (2 * lower.rowBytes + 2 * max(lower.rowBytes, (span + 8) * 2))
     let memory = tiles + Self.rows * 8 + 64
-    let limit = lower.isWide ? 1 : lower.headWidth > 64 ? 3 : 4
+    // Sums over a group's heads stay in registers.
+    let limit = lower.heads > lower.keyHeads ? 2 : 3
     return plan(
       "Backward", "backwardFused", sharedMemory: memory,
       [
         "TILES": tiles,
-        "BLOCKS": max(1, min(limit, 227 * 1024 / (memory + 1024))),
+        "BLOCKS": min(limit, 227 * 1024 / (memory + 1024)),
       ])
   }
 

@@ -70,7 +70,7 @@ struct KernelCompilationTests {
   @Test(
     "two passes of one launch compile",
     .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
-    arguments: CUDAElement.allCases, [(32, 32), (5, 13), (64, 16)])
+    arguments: [CUDAElement.bfloat16, .float16], [(32, 32), (5, 13), (64, 16)])
   func compileFused(element: CUDAElement, sizes: (Int, Int)) throws {
     for (width, full) in [(128, false), (64, true), (40, false)] {
       let shape = try #require(Self.fused(element, width: width, sizes: sizes, full: full))
@@ -88,7 +88,8 @@ struct KernelCompilationTests {
     #expect(Self.fused(.bfloat16, width: 128, sizes: (64, 64), full: false) == nil)
     #expect(Self.fused(.bfloat16, width: 128, sizes: (2, 65), full: false) == nil)
     #expect(Self.fused(.bfloat16, width: 128, sizes: (3, 5), full: false) == nil)
-    #expect(Self.fused(.float32, width: 256, sizes: (32, 32), full: true) == nil)
+    #expect(Self.fused(.float32, width: 128, sizes: (32, 32), full: true) == nil)
+    #expect(Self.fused(.bfloat16, width: 256, sizes: (32, 32), full: true) == nil)
   }
 
   @Test(

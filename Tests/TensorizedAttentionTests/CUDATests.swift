@@ -14,7 +14,8 @@ struct CUDATests {
   static let fused: [Trial] = [Support.block, .blockCausal].flatMap { support in
     [
       Trial(
-        fold: [3, 32, 32], support: support, tokens: 2500, width: 128, lengths: [2500, 1030],
+        fold: [3, 32, 32], support: support, keyHeads: 4, tokens: 2500, width: 128,
+        lengths: [2500, 1030],
         biases: false),
       Trial(
         fold: [3, 16, 64], support: support, normalization: .joint, rotary: Rotary(.mode),
@@ -22,38 +23,41 @@ struct CUDATests {
       Trial(
         fold: [2, 12, 24], support: support, normalization: .joint, tokens: 570, width: 40,
         lengths: [570, 300]),
-      Trial(fold: [4, 8, 8], support: support, tokens: 256, width: 80, biases: false),
+      Trial(fold: [4, 8, 8], support: support, keyHeads: 4, tokens: 256, width: 80, biases: false),
     ]
   }
 
-  static let trials: [Trial] = fused + Support.allCases.flatMap { support in
-    [
-      Trial(
-        fold: [5, 13], support: support, normalization: .joint, rotary: Rotary(.mode), tokens: 63,
-        width: 32),
-      Trial(
-        fold: [4, 4, 8], support: support, rotary: Rotary(.sequence, base: 500), heads: 6,
-        keyHeads: 2, tokens: 128, width: 128, lengths: [128, 13, 0, 77], layout: .tokensFirst),
-      Trial(
-        fold: [3, 100], support: support, normalization: .joint, rotary: Rotary(.mode),
-        tokens: 290, width: 64, lengths: [290, 111]),
-      Trial(
-        fold: [2, 3, 2, 3], support: support, order: .highToLow, rotary: Rotary(.mode), tokens: 31,
-        width: 40),
-      Trial(
-        fold: [200, 3], support: support, normalization: .joint, heads: 2, keyHeads: 1,
-        tokens: 500, width: 256),
-      // Fibers that a ring of tiles in shared memory cannot hold.
-      Trial(
-        fold: [2, 350], support: support, normalization: .joint, rotary: Rotary(.mode), heads: 2,
-        keyHeads: 1, tokens: 640, width: 128, biases: false),
-      // The halves of a head that rotate together lie in different lanes of the tensor cores.
-      Trial(
-        fold: [3, 80], support: support, rotary: Rotary(.sequence), heads: 2, keyHeads: 1,
-        tokens: 230, width: 136, biases: false),
-      Trial(fold: [4, 4], support: support, tokens: 1, width: 80, biases: false),
-    ]
-  }
+  static let trials: [Trial] =
+    fused
+    + Support.allCases.flatMap { support in
+      [
+        Trial(
+          fold: [5, 13], support: support, normalization: .joint, rotary: Rotary(.mode), tokens: 63,
+          width: 32),
+        Trial(
+          fold: [4, 4, 8], support: support, rotary: Rotary(.sequence, base: 500), heads: 6,
+          keyHeads: 2, tokens: 128, width: 128, lengths: [128, 13, 0, 77], layout: .tokensFirst),
+        Trial(
+          fold: [3, 100], support: support, normalization: .joint, rotary: Rotary(.mode),
+          tokens: 290, width: 64, lengths: [290, 111]),
+        Trial(
+          fold: [2, 3, 2, 3], support: support, order: .highToLow, rotary: Rotary(.mode),
+          tokens: 31,
+          width: 40),
+        Trial(
+          fold: [200, 3], support: support, normalization: .joint, heads: 2, keyHeads: 1,
+          tokens: 500, width: 256),
+        // Fibers that a ring of tiles in shared memory cannot hold.
+        Trial(
+          fold: [2, 350], support: support, normalization: .joint, rotary: Rotary(.mode), heads: 2,
+          keyHeads: 1, tokens: 640, width: 128, biases: false),
+        // The halves of a head that rotate together lie in different lanes of the tensor cores.
+        Trial(
+          fold: [3, 80], support: support, rotary: Rotary(.sequence), heads: 2, keyHeads: 1,
+          tokens: 230, width: 136, biases: false),
+        Trial(fold: [4, 4], support: support, tokens: 1, width: 80, biases: false),
+      ]
+    }
 
   private func error(_ found: [Double], _ expected: [Double]) -> Double {
     zip(found, expected).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }.squareRoot()

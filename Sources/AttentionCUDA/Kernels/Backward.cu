@@ -92,10 +92,10 @@ struct Before {
 #endif
 };
 
-// The tiles of a pass whose rows pack fibers of `fiber` positions: a row's mark is its token, −1 without one, −2 − t
-// if it is padded: such a row's gradients are zero and it is no key. `full` tiles have tokens only. `load` copies
-// such rows into a tile; gradients that are added to are asked of L2 early if it `prefetches`. `second` says that another pass of this launch comes first: its gradients are read
-// once the cluster has met.
+// The tiles of a pass whose rows pack fibers of `fiber` positions: a row's mark is its token, −1 without one,
+// −2 − t if it is padded: such a row's gradients are zero and it is no key. `full` tiles have tokens only. `load`
+// copies such rows into a tile; gradients that are added to are asked of L2 early if it `prefetches`. `second`
+// says that another pass of this launch comes first: its gradients are read once the cluster has met.
 template <int fiber, bool joint, bool hasBeta, bool hasBias, bool prefetches, class Load>
 __device__ __forceinline__ void backwardTile(const Pass& p, char* memory, const int* marks, float* scratch, int full,
                                              bool second, int group, int b, Load load) {

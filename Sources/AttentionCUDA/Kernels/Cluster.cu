@@ -33,12 +33,15 @@ __device__ __forceinline__ void markRows(const Pass& p, int* lowerMark, int* upp
   }
 }
 
+// Whether the threads divide a tile's 16-byte pieces so that each keeps its channels.
+constexpr bool isStrided = THREADS % (D / VEC) == 0 && WARPS * 16 % (THREADS / (D / VEC)) == 0;
+
 // Copies this block's rows of a pass into a tile. Where all rows have tokens, a thread's rows lie at constant
-// multiples of the row stride.
+// multiples of the row stride, and no mark is read.
 __device__ __forceinline__ void loadRows(bool upper, T* tile, const T* base, i64 rowStride, const int* marks,
                                          bool full, int origin) {
   constexpr int rows = WARPS * 16, chunks = D / VEC, step = THREADS / chunks;
-  if constexpr (LOWER_SIZE * UPPER_SIZE == CLUSTER * rows && THREADS % chunks == 0 && rows % step == 0) {
+  if constexpr (isStrided && LOWER_SIZE * UPPER_SIZE == CLUSTER * rows) {
     if (full) {
       int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
       const T* source = base + tokenOf(upper, row, origin) * rowStride + chunk * VEC;

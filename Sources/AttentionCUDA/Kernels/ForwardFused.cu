@@ -127,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) __cluster_dims__(C
   const T* vHead = p.u + b * p.uB + (GROUPED ? h / p.ratioU : h) * p.uH;
   clearPadding(q, 3 * ROWS);
   int rows = ROWS;
-  if (!full) {
+  if (!full || !isStrided) {
     markRows(p, lowerMark, upperMark, limit, origin);
     rows = __syncthreads_count(threadIdx.x < ROWS && upperMark[threadIdx.x % ROWS] != -1);
   }
@@ -179,7 +179,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) __cluster_dims__(C
   clusterWait();
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    int row = first + g + half * 8, mark = full ? tokenOf(false, row, origin) : lowerMark[row], token = mark < -1 ? -2 - mark : mark;
+    int row = first + g + half * 8, mark = full ? tokenOf(false, row, origin) : lowerMark[row];
+    int token = mark < -1 ? -2 - mark : mark;
     float total = quadSum(sum[half]);
     bool live = mark >= 0 && total > 0.f;
     float factor = live ? 1.f / total : 0.f, lse = live ? (top[half] + log2f(total)) * LN2 : -INFINITE;
@@ -223,7 +224,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) __cluster_dims__(C
   multiply<NB>(o, z, k + span * LD);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    int row = first + g + half * 8, mark = full ? tokenOf(true, row, origin) : upperMark[row], token = mark < -1 ? -2 - mark : mark;
+    int row = first + g + half * 8, mark = full ? tokenOf(true, row, origin) : upperMark[row];
+    int token = mark < -1 ? -2 - mark : mark;
     float total = quadSum(sum[half]);
     bool live = mark >= 0 && total > 0.f;
     storeSent(up.out + b * up.oB + h * up.oH + (token < 0 ? 0 : token) * up.oN, o, half, live ? 1.f / total : 0.f,

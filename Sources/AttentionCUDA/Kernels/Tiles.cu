@@ -239,8 +239,8 @@ __device__ __forceinline__ void transposeQuad(u32 (&x)[4]) {
 }
 
 // Writes one of a lane's two rows (half 0: row g, half 1: row g + 8), times `factor`, adding to what is
-// there if asked: past L1, since another block of this launch may have written it. Four lanes share a row; with 16-bit types they first exchange 8-channel blocks so that
-// each writes 16 contiguous bytes.
+// there if asked: past L1, since another block of this launch may have written it. Four lanes share a row; with
+// 16-bit types they first exchange 8-channel blocks so that each writes 16 contiguous bytes.
 __device__ __forceinline__ void storeRow(T* row, const float (&c)[ND][4], int half, float factor, bool valid,
                                          bool accumulate) {
   int t = threadIdx.x & 3;
