@@ -18,7 +18,7 @@ public struct CUDAFusedShape: Sendable, Hashable {
   static let largestCluster = 16
   private static let rows = 64
 
-  /// Creates the pair, or nil if the two passes need a launch each: on GPUs without clusters, in f32 and with
+  /// Creates the pair, or nil if the two passes need a launch each: on other GPUs than Hopper's, in f32 and with
   /// wide heads (where fewer blocks fit a multiprocessor and nothing has been measured), with sliding
   /// windows (which leave the tokens of a block), with fibers of more than 64 positions, with more than
   /// 1024 tokens in a block of both modes, or where more than half of a cluster's rows would be idle.
@@ -31,7 +31,7 @@ public struct CUDAFusedShape: Sendable, Hashable {
     sharedMemory: Int = 227 * 1024
   ) {
     let (x, y) = (upper.mode.size, lower.mode.size)
-    guard capability >= 90, lower.element != .float32, lower.headWidth <= 128,
+    guard capability == 90, lower.element != .float32, lower.headWidth <= 128,
       lower.support != .slidingCausal, lower.support == upper.support,
       lower.mode.stride == 1, upper.mode.stride == y, x <= Self.rows, y <= Self.rows
     else { return nil }
