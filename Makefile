@@ -23,7 +23,7 @@ test: setup
 demo: build
 	.build/release/tensattn demo
 
-# Five encoders on one task, about twenty minutes: see Documentation/Encoders.md.
+# Five encoders on one task, about 25 minutes: see Documentation/Encoders.md.
 encoders: build
 	.build/release/tensattn compare-encoders
 
