@@ -43,48 +43,23 @@ private struct CPUPlan: Sendable {
 
   private var firstBias: Int { hasBeta ? 4 : 3 }
 
-  private var kernels: CPUAttention {
-    do {
-      return try CPUAttention(executor: .torch)
-    } catch {
-      fatalError(error.description)
-    }
-  }
-
   /// Tensors as the kernels read them: channels next to each other, biases without gaps.
   private func readable(_ inputs: [Tensor]) -> [Tensor] {
     inputs.enumerated().map { index, tensor in
-      let isRows = index < 3
-      return isRows && (tensor.strides[3] == 1 || tensor.size(3) == 1)
-        ? tensor : tensor.contiguous()
+      index < 3 ? tensor.withNeighboringChannels : tensor.contiguous()
     }
-  }
-
-  private func rows(_ tensor: Tensor) -> MutableRows<Float> {
-    let strides = tensor.strides
-    let (head, token) = layout == .headsFirst ? (1, 2) : (2, 1)
-    return MutableRows(
-      address(tensor), batchStride: strides[0], headStride: strides[head],
-      tokenStride: strides[token])
-  }
-
-  private func address(_ tensor: Tensor) -> UnsafeMutablePointer<Float> {
-    // An empty tensor has no memory; nothing is read or written there either.
-    tensor.dataPointer?.assumingMemoryBound(to: Float.self)
-      ?? UnsafeMutablePointer(bitPattern: MemoryLayout<Float>.alignment)
-      ?? .allocate(capacity: 0)
   }
 
   private func kernelInputs(_ inputs: [Tensor]) -> AttentionInputs {
     AttentionInputs(
-      queries: rows(inputs[0]).reading, keys: rows(inputs[1]).reading,
-      values: rows(inputs[2]).reading,
-      beta: hasBeta ? UnsafePointer(address(inputs[3])) : nil, betaStride: shape.heads,
+      queries: inputs[0].rows(layout).reading, keys: inputs[1].rows(layout).reading,
+      values: inputs[2].rows(layout).reading,
+      beta: hasBeta ? UnsafePointer(inputs[3].floats) : nil, betaStride: shape.heads,
       biases: biasPlaces.map { place in
         place.map {
           let bias = inputs[firstBias + $0]
           return BiasPointer(
-            address(bias), isPerHead: bias.size(0) == shape.heads && bias.size(0) > 1)
+            bias.floats, isPerHead: bias.size(0) == shape.heads && bias.size(0) > 1)
         }
       })
   }
@@ -98,9 +73,9 @@ private struct CPUPlan: Sendable {
     let output = emptyOutput(inputs)
     let lse = Tensor.empty(lseShape)
     withExtendedLifetime((inputs, output, lse)) {
-      kernels.forward(
-        pattern, shape, scale: scale, inputs: kernelInputs(inputs), output: rows(output),
-        logSumExp: address(lse))
+      CPUAttention.onTorchThreads.forward(
+        pattern, shape, scale: scale, inputs: kernelInputs(inputs), output: output.rows(layout),
+        logSumExp: lse.floats)
     }
     return (output, lse)
   }
@@ -114,9 +89,9 @@ private struct CPUPlan: Sendable {
     }
     let lses = (0..<order).map { _ in Tensor.empty(lseShape) }
     withExtendedLifetime((inputs, output, values, lses)) {
-      kernels.forward(
-        pattern, shape, scale: scale, inputs: kernelInputs(inputs), output: rows(output),
-        saving: SavedPasses(values: values.map(address), logSumExps: lses.map(address)))
+      CPUAttention.onTorchThreads.forward(
+        pattern, shape, scale: scale, inputs: kernelInputs(inputs), output: output.rows(layout),
+        saving: SavedPasses(values: values.map(\.floats), logSumExps: lses.map(\.floats)))
     }
     let outputs = [output, lses[order - 1]]
     return (outputs, inputs + [output] + values + lses)
@@ -136,18 +111,19 @@ private struct CPUPlan: Sendable {
       index < 2 || (hasBeta && index == 3) ? .zeros(input.shape) : .empty(input.shape)
     }
     withExtendedLifetime((pass, upstream, lseUpstream, gradients)) {
-      kernels.backward(
+      CPUAttention.onTorchThreads.backward(
         pattern, shape, scale: scale, inputs: kernelInputs(inputs),
-        saved: SavedPasses(values: values.map(address), logSumExps: lses.map(address)),
-        output: rows(output).reading,
+        saved: SavedPasses(values: values.map(\.floats), logSumExps: lses.map(\.floats)),
+        output: output.rows(layout).reading,
         gradients: CPUAttention.GradientRows(
-          output: rows(upstream).reading,
-          logSumExp: lseUpstream.map { UnsafePointer(address($0)) },
-          queries: rows(gradients[0]), keys: rows(gradients[1]), values: rows(gradients[2]),
-          beta: hasBeta && pass.needed[3] ? address(gradients[3]) : nil,
+          output: upstream.rows(layout).reading,
+          logSumExp: lseUpstream.map { UnsafePointer($0.floats) },
+          queries: gradients[0].rows(layout), keys: gradients[1].rows(layout),
+          values: gradients[2].rows(layout),
+          beta: hasBeta && pass.needed[3] ? gradients[3].floats : nil,
           biases: biasPlaces.map { place in
             place.flatMap {
-              pass.needed[firstBias + $0] ? address(gradients[firstBias + $0]) : nil
+              pass.needed[firstBias + $0] ? gradients[firstBias + $0].floats : nil
             }
           }))
     }

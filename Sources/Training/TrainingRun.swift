@@ -140,12 +140,9 @@ public final class TrainingRun {
       share.backward()
       loss += share.item(Double.self)
     }
-    let norm = clipGradients(optimizer.parameters.values, to: training.clipNorm)
-    guard loss.isFinite && norm.isFinite else {
-      throw TrainingError.diverged(step: step, loss: loss, gradientNorm: norm)
-    }
     let rate = training.schedule.rate(step: step)
-    optimizer.step(rate: rate)
+    let norm = try optimizer.step(
+      rate: rate, clipNorm: training.clipNorm, loss: loss, index: step)
     step += 1
     let elapsed = (ContinuousClock.now - began) / .seconds(1)
     seconds += elapsed

@@ -152,12 +152,9 @@ public final class ClassifierRun {
       model, batch, labelSmoothing: training.labelSmoothing, dropout: dropout)
     loss.backward()
     let value = loss.item(Double.self)
-    let norm = clipGradients(optimizer.parameters.values, to: training.clipNorm)
-    guard value.isFinite && norm.isFinite else {
-      throw TrainingError.diverged(step: step, loss: value, gradientNorm: norm)
-    }
     let rate = training.schedule.rate(step: step)
-    optimizer.step(rate: rate)
+    let norm = try optimizer.step(
+      rate: rate, clipNorm: training.clipNorm, loss: value, index: step)
     step += 1
     let elapsed = (ContinuousClock.now - began) / .seconds(1)
     seconds += elapsed
