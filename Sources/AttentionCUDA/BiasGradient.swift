@@ -114,11 +114,13 @@ extension CUDAKernels {
     parameters.pass.tilesPerFiber = Int32((shape.fiberLength + plan.rows - 1) / plan.rows)
     try driver.launch(
       kernels[0].function, grid: (sums.owners * sums.splits, biasHeads), threads: plan.threads,
-      sharedMemory: plan.sharedMemory, stream: stream, parameters: parameters)
+      sharedMemory: plan.sharedMemory, stream: stream, overlaps: device.overlapsLaunches,
+      parameters: parameters)
     guard !sums.isWhole else { return }
     try driver.launch(
       kernels[1].function, grid: ((sums.rows * sums.size + 255) / 256, biasHeads), threads: 256,
       sharedMemory: 0, stream: stream,
+      overlaps: device.overlapsLaunches,
       parameters: BiasReductionParameters(
         parts: scratch, out: out, plane: Int64(sums.plane), count: Int32(sums.parts),
         extent: Int32(sums.extent), rows: Int32(sums.rows), size: Int32(sums.size)))

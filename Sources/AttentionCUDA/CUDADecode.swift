@@ -199,6 +199,7 @@ extension CUDAKernels {
       grid: (step.batch * step.heads * (clusters ? CUDADecode.clusterBlocks : 1), 1),
       threads: plan.threads,
       sharedMemory: plan.sharedMemory, stream: stream,
+      overlaps: device.overlapsLaunches,
       parameters: DecodeArguments(
         head: parameters,
         passes: (

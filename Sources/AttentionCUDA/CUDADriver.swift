@@ -35,8 +35,8 @@ public struct CUDADriver: Sendable {
   private typealias SetAttribute = @convention(c) (UInt, Int32, Int32) -> Int32
   private typealias Launch =
     @convention(c) (
-      UInt, UInt32, UInt32, UInt32, UInt32, UInt32, UInt32, UInt32, UInt,
-      UnsafeMutablePointer<UnsafeMutableRawPointer?>, UnsafeMutableRawPointer?
+      UnsafeRawPointer, UInt, UnsafeMutablePointer<UnsafeMutableRawPointer?>,
+      UnsafeMutableRawPointer?
     ) -> Int32
   private typealias Allocate = @convention(c) (UnsafeMutablePointer<UInt64>, Int) -> Int32
   private typealias Free = @convention(c) (UInt64) -> Int32
@@ -112,7 +112,7 @@ public struct CUDADriver: Sendable {
     loadModule = try load("cuModuleLoadData")
     getFunction = try load("cuModuleGetFunction")
     setAttribute = try load("cuFuncSetAttribute")
-    launchKernel = try load("cuLaunchKernel")
+    launchKernel = try load("cuLaunchKernelEx")
     allocateMemory = try load("cuMemAlloc_v2")
     freeMemory = try load("cuMemFree_v2")
     copyToDevice = try load("cuMemcpyHtoD_v2")
@@ -151,6 +151,9 @@ extension CUDADriver {
     public let multiprocessors: Int
     /// The shared memory that one block may ask for, in bytes.
     public let sharedMemory: Int
+
+    /// Whether a launch may begin while the one before it ends (see ``CUDADriver/launch``'s `overlaps`).
+    var overlapsLaunches: Bool { capability >= 90 }
 
     /// The architecture to compile for, e.g. `sm_90a`.
     public var architecture: String { capability == 90 ? "sm_90a" : "sm_\(capability)" }
@@ -249,19 +252,47 @@ extension CUDADriver {
     return function
   }
 
+  /// `CUlaunchConfig` of the driver API.
+  private struct LaunchConfiguration {
+    var grid: (UInt32, UInt32, UInt32)
+    var block: (UInt32, UInt32, UInt32)
+    var sharedMemory: UInt32
+    var stream: UInt
+    var attributes: UnsafePointer<LaunchAttribute>?
+    var attributeCount: UInt32
+  }
+
+  /// `CUlaunchAttribute` of the driver API: an identifier and 64 bytes of a value.
+  private struct LaunchAttribute {
+    var identifier: UInt32
+    var padding: UInt32 = 0
+    var value: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
+
+    /// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    static let overlap = LaunchAttribute(identifier: 6, value: (1, 0, 0, 0, 0, 0, 0, 0))
+  }
+
   /// Launches a function whose only parameter is the value `parameters`.
+  ///
+  /// - Parameter overlaps: whether its blocks may be placed while the stream's last launch ends, which hides
+  ///   what a launch costs. Such a kernel calls `followPrevious()` before it touches memory; the device
+  ///   is a ``Device/overlapsLaunches`` one.
   func launch<Parameters>(
     _ function: UInt, grid: (Int, Int), threads: Int, sharedMemory: Int, stream: Stream,
-    parameters: Parameters
+    overlaps: Bool = false, parameters: Parameters
   ) throws(CUDAError) {
     var copy = parameters
     let code = withUnsafeMutableBytes(of: &copy) { bytes -> Int32 in
       var pointer: UnsafeMutableRawPointer? = bytes.baseAddress
-      return launchKernel(
-        function, UInt32(grid.0), UInt32(grid.1), 1, UInt32(threads), 1, 1, UInt32(sharedMemory),
-        stream, &pointer, nil)
+      return withUnsafePointer(to: LaunchAttribute.overlap) { attribute in
+        var configuration = LaunchConfiguration(
+          grid: (UInt32(grid.0), UInt32(grid.1), 1), block: (UInt32(threads), 1, 1),
+          sharedMemory: UInt32(sharedMemory), stream: stream, attributes: attribute,
+          attributeCount: overlaps ? 1 : 0)
+        return launchKernel(&configuration, function, &pointer, nil)
+      }
     }
-    try check(code, "cuLaunchKernel with a grid of \(grid.0) × \(grid.1) blocks")
+    try check(code, "cuLaunchKernelEx with a grid of \(grid.0) × \(grid.1) blocks")
   }
 
   /// Allocates device memory that lives until ``free(_:)``.

@@ -130,6 +130,7 @@ extension CUDAKernels {
     try driver.launch(
       kernel.function, grid: (shape.blocks, shape.lower.batch * shape.lower.heads),
       threads: kernel.plan.threads, sharedMemory: kernel.plan.sharedMemory, stream: stream,
+      overlaps: device.overlapsLaunches,
       parameters: FusedParameters(
         lower: try parameters(of: lower, on: device), upper: try parameters(of: upper, on: device)))
   }
@@ -158,11 +159,12 @@ extension CUDAKernels {
     try driver.launch(
       kernels[0].function, grid: (shape.blocks, shape.lower.batch * shape.lower.keyHeads),
       threads: plan.threads, sharedMemory: plan.sharedMemory, stream: stream,
-      parameters: parameters)
+      overlaps: device.overlapsLaunches, parameters: parameters)
     guard shape.upper.hasBeta else { return }
     try driver.launch(
       kernels[1].function, grid: (shape.upper.heads, 1), threads: 256, sharedMemory: 0,
       stream: stream,
+      overlaps: device.overlapsLaunches,
       parameters: Reduction(
         partials: parameters.upper.dbeta, out: upperGradients.beta,
         count: Int32(shape.upper.batch * shape.blocks)))

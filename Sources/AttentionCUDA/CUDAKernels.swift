@@ -179,7 +179,7 @@ extension CUDAKernels {
     try driver.launch(
       kernel.function, grid: (grid, shape.batch * shape.heads),
       threads: plan.threads, sharedMemory: plan.sharedMemory, stream: stream,
-      parameters: parameters)
+      overlaps: device.overlapsLaunches, parameters: parameters)
   }
 
   /// Launches the forward pass of long fibers on a Hopper GPU.
@@ -197,6 +197,7 @@ extension CUDAKernels {
     try driver.launch(
       kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
       sharedMemory: kernel.plan.sharedMemory, stream: stream,
+      overlaps: device.overlapsLaunches,
       parameters: WalkParameters(parameters, schedule: schedule, fibers: fibers))
   }
 
@@ -247,11 +248,13 @@ extension CUDAKernels {
         plan, fibers: shape.fibers, positions: shape.fiberLength, rows: &parameters)
       try driver.launch(
         kernel.function, grid: (grid, shape.batch * heads), threads: plan.threads,
-        sharedMemory: plan.sharedMemory, stream: stream, parameters: parameters)
+        sharedMemory: plan.sharedMemory, stream: stream, overlaps: device.overlapsLaunches,
+        parameters: parameters)
       if let reduction = kernels.last, shape.hasBeta, plan.entry != "backwardLongKey" {
         try driver.launch(
           reduction.function, grid: (shape.heads, 1), threads: 256,
           sharedMemory: 0, stream: stream,
+          overlaps: device.overlapsLaunches,
           parameters: Reduction(
             partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.batch * grid)))
       }

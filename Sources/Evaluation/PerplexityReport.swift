@@ -133,12 +133,16 @@ private struct LengthMeasurement {
   mutating func add(_ model: Llama, _ batch: Batch) {
     // The first batch tells the memory, the others the time: measuring memory gives pages back,
     // which costs time when they are needed again.
-    if batches == 0 { peakBytes = PeakMemory.growth { tokenLosses(model, batch) }.bytes }
+    // Only the processor's is seen.
+    if batches == 0 {
+      let bytes = PeakMemory.growth { tokenLosses(model, batch) }.bytes
+      peakBytes = model.device == .cpu ? bytes : nil
+    }
     let began = ContinuousClock.now
-    let losses = tokenLosses(model, batch)
+    // Ends when the numbers are here: a GPU returns before it has computed them.
+    let byPosition = tokenLosses(model, batch).to(.float64).sum(axis: 0).array(Double.self)
     let seconds = (ContinuousClock.now - began) / .seconds(1)
     rates.append(seconds * 1000 / Double(batch.inputs.count))
-    let byPosition = losses.to(.float64).sum(axis: 0).array(Double.self)
     for (position, sum) in byPosition.enumerated() { sums[position] += sum }
     rows += batch.batchSize
     batches += 1

@@ -6,6 +6,9 @@ public protocol LanguageModel: Module {
   /// The number of different tokens.
   var vocabularySize: Int { get }
 
+  /// Where the weights are; tokens must be there too.
+  var device: Device { get }
+
   /// The scores of the next token.
   ///
   /// - Parameters:

@@ -66,8 +66,10 @@ final class LlamaInner: Module {
       configuration.width, epsilon: configuration.normEpsilon, initializer: initializer)
   }
 
-  func callAsFunction(_ tokens: Tensor, caches: [any AttentionCache]?) -> Tensor {
-    var x = embedding(tokens)
+  func callAsFunction(
+    _ tokens: Tensor, caches: [any AttentionCache]?, precision: Precision?
+  ) -> Tensor {
+    var x = embedding(tokens).to(dtype: precision?.dtype)
     for (index, layer) in layers.enumerated() { x = layer(x, cache: caches?[index]) }
     return norm(x)
   }
@@ -80,6 +82,9 @@ public final class Llama: LanguageModel {
 
   /// The configuration.
   public let configuration: LlamaConfiguration
+  /// The element type of what flows between the weights; nil for that of the weights. Caches keep the one that
+  /// they began with.
+  public var precision: Precision?
 
   /// Creates a model with random weights.
   ///
@@ -99,9 +104,12 @@ public final class Llama: LanguageModel {
   /// The number of different tokens.
   public var vocabularySize: Int { configuration.vocabularySize }
 
-  /// Scores the next token at every position.
+  /// Where the weights are.
+  public var device: Device { inner.embedding.weight.device }
+
+  /// Scores the next token at every position, in the element type that ``precision`` says.
   public func callAsFunction(_ tokens: Tensor, caches: [any AttentionCache]?) -> Tensor {
-    let x = inner(tokens, caches: caches)
+    let x = inner(tokens, caches: caches, precision: precision)
     return head.map { $0(x) } ?? inner.embedding.scores(x)
   }
 

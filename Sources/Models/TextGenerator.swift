@@ -50,7 +50,7 @@ public struct TextGenerator: Sequence, IteratorProtocol {
   /// The next token; never nil.
   public mutating func next() -> Int? {
     let scores = withNoGrad {
-      let tokens = Tensor(pending, shape: [1, pending.count])
+      let tokens = Tensor(pending, shape: [1, pending.count], device: model.device)
       let all = model(tokens, caches: caches)
       return all.select(axis: 1, -1).array(Double.self)
     }

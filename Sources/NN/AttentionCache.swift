@@ -85,6 +85,7 @@ final class FoldedAttentionCache: AttentionCache {
 
   func attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor {
     cache.attend(
-      queries: queries, keys: keys, values: values, beta: beta, layout: .tokensFirst)
+      queries: queries, keys: keys, values: values, beta: beta?.to(queries.dtype),
+      layout: .tokensFirst)
   }
 }

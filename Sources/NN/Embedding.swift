@@ -17,6 +17,6 @@ public final class Embedding: Module {
   /// The vectors of tokens.
   public func callAsFunction(_ tokens: Tensor) -> Tensor { weight.embedding(tokens) }
 
-  /// The scores of all tokens: x·Wᵀ, [..., width] to [..., V].
-  public func scores(_ x: Tensor) -> Tensor { x.linear(weight) }
+  /// The scores of all tokens: x·Wᵀ, [..., width] to [..., V], in the element type of x.
+  public func scores(_ x: Tensor) -> Tensor { x.linear(weight.to(x.dtype)) }
 }

@@ -2,7 +2,8 @@ import Torch
 
 /// y = x·Wᵀ, without a bias.
 ///
-/// Shapes: x [..., inputs], W [outputs, inputs], y [..., outputs].
+/// Shapes: x [..., inputs], W [outputs, inputs], y [..., outputs]. Computed in the element type of x, whatever
+/// that of W is: weights can stay in float32 while activations are bfloat16.
 public final class Linear: Module {
   /// W.
   @Weight("weight") public private(set) var weight: Tensor
@@ -15,5 +16,5 @@ public final class Linear: Module {
   }
 
   /// Applies the layer.
-  public func callAsFunction(_ x: Tensor) -> Tensor { x.linear(weight) }
+  public func callAsFunction(_ x: Tensor) -> Tensor { x.linear(weight.to(x.dtype)) }
 }

@@ -1,6 +1,6 @@
 import Torch
 
-/// y = x / √(mean(x²) + ε) · w over the last axis.
+/// y = x / √(mean(x²) + ε) · w over the last axis, in the element type of x.
 ///
 /// Source: Zhang, Sennrich, "Root Mean Square Layer Normalization" (2019).
 public final class RMSNorm: Module {
@@ -16,6 +16,6 @@ public final class RMSNorm: Module {
 
   /// Applies the norm.
   public func callAsFunction(_ x: Tensor) -> Tensor {
-    x.rmsNorm([weight.count], weight: weight, epsilon: epsilon)
+    x.rmsNorm([weight.count], weight: weight.to(x.dtype), epsilon: epsilon)
   }
 }

@@ -115,7 +115,7 @@ public final class SelfAttention: Module {
         attended =
           tensorizedAttention(
             queries: queries, keys: keys, values: values, pattern: pattern,
-            beta: betaOfAllModes, layout: .tokensFirst
+            beta: betaOfAllModes?.to(queries.dtype), layout: .tokensFirst
           ).output
       }
     }

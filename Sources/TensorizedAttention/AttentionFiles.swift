@@ -105,8 +105,9 @@ private struct AttentionFileRequest {
     inputs =
       ["q", "k", "v"] + (["beta"] + biases).filter { file.entries[$0] != nil }
     hasGradient = file.entries["grad_output"] != nil
-    guard self.dtype == .float32 || self.dtype == .float64 else {
-      throw AttentionFileError("Attention computes in float32 or float64, not in \(self.dtype).")
+    guard self.dtype.isFloatingPoint else {
+      throw AttentionFileError(
+        "Attention computes in float32, float64, bfloat16 or float16, not in \(self.dtype).")
     }
     try checkRows()
     try checkExtras()

@@ -15,36 +15,35 @@ extension Batch {
 }
 
 /// The mean cross entropy of a batch in nats, as a scalar that carries gradients.
-public func meanLoss(_ model: any LanguageModel, _ batch: Batch, device: Device = .cpu) -> Tensor {
-  crossEntropy(model, batch, device: device, reduction: .mean)
+public func meanLoss(_ model: any LanguageModel, _ batch: Batch) -> Tensor {
+  crossEntropy(model, batch, reduction: .mean)
 }
 
 /// The cross entropy of every token in nats, [B, N], without gradients.
-public func tokenLosses(
-  _ model: any LanguageModel, _ batch: Batch, device: Device = .cpu
-) -> Tensor {
+public func tokenLosses(_ model: any LanguageModel, _ batch: Batch) -> Tensor {
   withNoGrad {
-    crossEntropy(model, batch, device: device, reduction: .none)
+    crossEntropy(model, batch, reduction: .none)
       .reshape([batch.batchSize, batch.context])
   }
 }
 
 private func crossEntropy(
-  _ model: any LanguageModel, _ batch: Batch, device: Device, reduction: Tensor.Reduction
+  _ model: any LanguageModel, _ batch: Batch, reduction: Tensor.Reduction
 ) -> Tensor {
-  let scores = model(batch.inputTensor(device: device))
-  return scores.reshape([-1, model.vocabularySize])
-    .crossEntropy(batch.targetTensor(device: device).flatten(), reduction: reduction)
+  let scores = model(batch.inputTensor(device: model.device))
+  // The logarithm of a sum over all tokens needs more than 8 bits.
+  let isHalf = scores.dtype == .bfloat16 || scores.dtype == .float16
+  return scores.reshape([-1, model.vocabularySize]).to(dtype: isHalf ? .float32 : nil)
+    .crossEntropy(batch.targetTensor(device: model.device).flatten(), reduction: reduction)
 }
 
 /// The mean loss over evaluation windows of one context length.
 public func validationLoss(
-  _ model: any LanguageModel, _ windows: EvaluationWindows, context: Int, batchTokens: Int,
-  device: Device = .cpu
+  _ model: any LanguageModel, _ windows: EvaluationWindows, context: Int, batchTokens: Int
 ) -> Double {
   let batches = windows.batches(context: context, batchTokens: batchTokens)
   let sum = batches.reduce(0.0) { sum, batch in
-    sum + tokenLosses(model, batch, device: device).to(.float64).sum().item(Double.self)
+    sum + tokenLosses(model, batch).to(.float64).sum().item(Double.self)
   }
   return sum / Double(windows.tokens)
 }

@@ -1,6 +1,7 @@
 import Foundation
 import Models
 import NN
+import Torch
 
 /// A model loaded from a run's folder.
 public struct TrainedModel {
@@ -13,14 +14,21 @@ public struct TrainedModel {
 
   /// Loads the newest checkpoint of a run.
   ///
-  /// - Throws: ``ConfigurationError``, ``CheckpointError``.
-  public init(folder: String) throws {
+  /// - Parameters:
+  ///   - folder: the run's.
+  ///   - device: where to compute.
+  ///   - precision: in what; by default as in training on a GPU, and in float32 on a processor.
+  /// - Throws: ``ConfigurationError``, ``CheckpointError``, and `TorchError` without the device.
+  public init(folder: String, device: Device = .cpu, precision: Precision? = nil) throws {
+    try device.requireAvailable()
     let path = folder + "/config.json"
     guard FileManager.default.fileExists(atPath: path) else {
       throw CheckpointError.missing(folder: folder)
     }
     configuration = try ConfigurationFile.read(path, over: RunConfiguration())
-    model = try Llama(configuration.model, initializer: Initializer(seed: 0))
+    model = try Llama(configuration.model, initializer: Initializer(seed: 0, device: device))
+    let own = device == .cpu ? Precision.float32 : configuration.training.precision
+    model.precision = precision ?? own
     step = try CheckpointStore(folder: folder + "/checkpoints").load(into: model.parameters()).step
   }
 }

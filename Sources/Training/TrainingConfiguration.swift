@@ -1,3 +1,5 @@
+import Models
+
 /// How a model is trained. In a file, only what differs from the defaults has to be written.
 public struct TrainingConfiguration: Codable, Sendable, Hashable {
   /// The number of optimizer steps.
@@ -24,6 +26,8 @@ public struct TrainingConfiguration: Codable, Sendable, Hashable {
   public var epsilon = 1e-8
   /// The L2 norm to which all gradients together are cut; 0 cuts nothing.
   public var clipNorm = 1.0
+  /// The element type between the weights.
+  public var precision = Precision.float32
   /// The seed of the weights and of the batches.
   public var seed: UInt64 = 1
   /// Steps between validations; 0 validates at the end only.

@@ -54,12 +54,16 @@ public final class TrainingRun {
     case interrupted
   }
 
-  /// Begins a run in a folder, or continues the one that is there.
+  /// Begins a run in a folder, or continues the one that is there, which may have begun on another device.
   ///
   /// - Throws: ``ConfigurationError``, ``CorpusError``, ``AttentionKindError``,
-  ///   ``CheckpointError``, also if the folder holds a run with another configuration.
-  public init(_ configuration: RunConfiguration, corpus: Corpus, folder: String) throws {
+  ///   ``CheckpointError``, also if the folder holds a run with another configuration, and `TorchError`
+  ///   without the device.
+  public init(
+    _ configuration: RunConfiguration, corpus: Corpus, folder: String, device: Device = .cpu
+  ) throws {
     try configuration.validate()
+    try device.requireAvailable()
     let training = configuration.training
     try configuration.model.attention.requireRoom(tokens: training.context)
     self.configuration = configuration
@@ -70,7 +74,9 @@ public final class TrainingRun {
     windows = try EvaluationWindows(
       text: corpus.validation, tokens: max(training.validationTokens, training.context),
       longestContext: training.context)
-    model = try Llama(configuration.model, initializer: Initializer(seed: training.seed))
+    model = try Llama(
+      configuration.model, initializer: Initializer(seed: training.seed, device: device))
+    model.precision = training.precision
     optimizer = AdamW(model.parameters(), configuration: training)
     store = CheckpointStore(folder: folder + "/checkpoints", kept: training.keptCheckpoints)
     try RunFolder.claim(

@@ -26,10 +26,10 @@ struct Attend: ParsableCommand {
   var backend = Backend.automatic
 
   @Option(
-    help: "Convert to f32 or f64 first; by default f64 if q is, else f32.",
+    help: "Convert to f32, f64, bf16 or f16 first; by default to f64 if q is, else to f32.",
     transform: { text in
-      guard let dtype = try? DType(parsing: text), dtype == .float32 || dtype == .float64 else {
-        throw ValidationError("expected f32 or f64, found '\(text)'")
+      guard let dtype = try? DType(parsing: text), dtype.isFloatingPoint else {
+        throw ValidationError("expected f32, f64, bf16 or f16, found '\(text)'")
       }
       return dtype
     })

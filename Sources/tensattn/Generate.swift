@@ -30,6 +30,8 @@ struct Generate: ParsableCommand {
   @Option(help: "The seed of the draws.")
   var seed: UInt64 = 1
 
+  @OptionGroup var place: DeviceOptions
+
   @OptionGroup var compute: ComputeOptions
 
   func validate() throws {
@@ -46,7 +48,8 @@ struct Generate: ParsableCommand {
 
   func run() throws {
     try compute.apply()
-    let trained = try TrainedModel(folder: model)
+    let trained = try TrainedModel(
+      folder: model, device: place.resolved(), precision: place.precision)
     let tokenizer = ByteTokenizer()
     let start = tokenizer.encode(prompt)
     try trained.configuration.model.attention.requireRoom(tokens: start.count + tokens)

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import Models
 import NN
 import Torch
 
@@ -21,6 +22,30 @@ struct ComputeOptions: ParsableArguments {
     if let threads { Runtime.threadCount = threads }
   }
 }
+
+/// Where a model computes, and in which element type.
+struct DeviceOptions: ParsableArguments {
+  @Option(help: "Where to compute: cpu, cuda or cuda:N.")
+  var device = "cpu"
+
+  @Option(
+    help: """
+      The element type between the weights, float32 or bfloat16 (for GPUs); by default float32 in training, \
+      afterwards as in training, and float32 on a processor.
+      """)
+  var precision: Precision?
+
+  /// The device, which this machine has.
+  func resolved() throws -> Device {
+    let device = try Device(parsing: device)
+    if device == .cpu, precision == .bfloat16 {
+      note("bfloat16 is much slower than float32 on a processor; --device cuda is where it pays.")
+    }
+    return device
+  }
+}
+
+extension Precision: ExpressibleByArgument {}
 
 /// Exit status of a program that Ctrl-C ended, as shells count it.
 let interruptedStatus = ExitCode(130)

@@ -25,6 +25,8 @@ struct Perplexity: ParsableCommand {
   @Option(help: "Write the report to this file as JSON.")
   var json: String?
 
+  @OptionGroup var place: DeviceOptions
+
   @OptionGroup var compute: ComputeOptions
 
   func validate() throws {
@@ -33,7 +35,8 @@ struct Perplexity: ParsableCommand {
 
   func run() throws {
     try compute.apply()
-    let trained = try TrainedModel(folder: model)
+    let trained = try TrainedModel(
+      folder: model, device: place.resolved(), precision: place.precision)
     let corpus =
       try text.map {
         try Corpus(wholeTextFrom: $0, extensions: trained.configuration.text.extensions)

@@ -63,6 +63,8 @@ struct Train: ParsableCommand {
   @Flag(help: "Delete the run that the folder holds and begin anew.")
   var fresh = false
 
+  @OptionGroup var place: DeviceOptions
+
   @OptionGroup var compute: ComputeOptions
 
   /// The file's values, with those of the command line over them.
@@ -82,6 +84,7 @@ struct Train: ParsableCommand {
     if let heads { (run.model.heads, run.model.groups) = (heads, heads) }
     if let keyValueHeads { run.model.groups = keyValueHeads }
     if let width { run.model.resize(toWidth: width) }
+    if let precision = place.precision { run.training.precision = precision }
     if untied { run.model.isHeadTied = false }
     try run.validate()
     return run
@@ -89,13 +92,15 @@ struct Train: ParsableCommand {
 
   func run() throws {
     try compute.apply()
+    let device = try place.resolved()
     let configuration = try runConfiguration()
     let corpus = try configuration.text.read()
     note("text: \(corpus.summary)")
     if fresh { try TrainingRun.remove(output) }
-    let run = try TrainingRun(configuration, corpus: corpus, folder: output)
+    let run = try TrainingRun(configuration, corpus: corpus, folder: output, device: device)
     note(
-      "model: \(run.model.parameterCount) parameters, attention \(configuration.model.attention)")
+      "model: \(run.model.parameterCount) parameters, attention \(configuration.model.attention), "
+        + "\(configuration.training.precision.rawValue) on \(device)")
     if run.step > 0 { note("continuing after step \(run.step)") }
     Interruption.install()
     guard try run.run() == .finished else {

@@ -61,6 +61,19 @@ import Torch
     }
   }
 
+  @Test("half types are attended as such", arguments: [DType.bfloat16, .float16])
+  func halfTypes(dtype: DType) throws {
+    let tensors = Self.tensors()
+    let found = try attend(tensors, backend: .composed, dtype: dtype)
+    let expected = Self.expected(tensors)
+    for name in ["output", "grad_q", "grad_k", "grad_v"] {
+      let (x, y) = (try #require(found[name]), try #require(expected[name]))
+      #expect(x.dtype == dtype && x.shape == y.shape)
+      let error = (x.to(.float64) - y).norm().item() / y.norm().item()
+      #expect(error > 0 && error < 0.05, "\(name) errs by \(error)")
+    }
+  }
+
   private static func expected(_ tensors: [String: Tensor]) -> [String: Tensor] {
     let names = ["q", "k", "v", "beta", "mode_bias_1", "mode_bias_2"]
     let inputs = names.compactMap { tensors[$0]?.cloned() }

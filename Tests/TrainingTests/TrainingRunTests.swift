@@ -40,10 +40,90 @@ private func losses(_ folder: String) throws -> [Double] {
   try MetricsFile.read(folder + "/metrics.jsonl").compactMap(\.loss)
 }
 
+/// Where the losses of a short run differ at most between two ways of computing it.
+private func largestDifference(
+  _ first: (Precision, Device), _ second: (Precision, Device), steps: Int
+) throws -> Double {
+  let runs = try [first, second].map { precision, device in
+    let folder = try TemporaryFolder()
+    var configuration = try tinyRun(attention: "tensorized:4x8,beta:-1", steps: steps)
+    // Kernels serve head widths from 32 on.
+    configuration.model.headWidth = 32
+    configuration.training.precision = precision
+    let run = try TrainingRun(
+      configuration, corpus: toyCorpus, folder: folder.path, device: device)
+    #expect(try run.run(shouldStop: { false }) == .finished)
+    #expect(run.model.parameters().values.allSatisfy { $0.tensor.dtype == .float32 })
+    return try losses(folder.path)
+  }
+  #expect(runs[0].count == steps && runs[1].count == steps)
+  return zip(runs[0], runs[1]).map { abs($0 - $1) }.max() ?? .infinity
+}
+
+@Suite("Training on CUDA", .enabled(if: Runtime.cudaDeviceCount > 0, "no CUDA device"))
+struct CUDATrainingTests {
+  @Test("A GPU's losses are the processor's", arguments: [Precision.float32, .bfloat16])
+  func losses(precision: Precision) throws {
+    let difference = try largestDifference((precision, .cuda()), (.float32, .cpu), steps: 20)
+    // Rounding grows along the steps; 8 bits a number leave about 0.4 %.
+    #expect(difference < (precision == .float32 ? 0.01 : 0.15))
+  }
+
+  @Test("A run goes on and generates on another device")
+  func otherDevice() throws {
+    let folder = try TemporaryFolder()
+    var configuration = try tinyRun(attention: "tensorized:4x8", steps: 8)
+    configuration.model.headWidth = 32
+    let first = try TrainingRun(
+      configuration, corpus: toyCorpus, folder: folder.path, device: .cuda())
+    #expect(try first.run(shouldStop: { first.step == 4 }) == .interrupted)
+    let second = try TrainingRun(configuration, corpus: toyCorpus, folder: folder.path)
+    #expect(second.step == 4)
+    #expect(try second.run(shouldStop: { false }) == .finished)
+    let texts = try [Device.cpu, .cuda()].map { device in
+      let trained = try TrainedModel(folder: folder.path, device: device)
+      #expect(trained.model.device.kind == device.kind)
+      let tokens = TextGenerator(
+        model: trained.model, prompt: Array("the quick".utf8).map(Int.init),
+        sampling: Sampling(temperature: 0))
+      return Array(tokens.prefix(40))
+    }
+    #expect(texts[0] == texts[1])
+  }
+}
+
 @Suite("Training runs", .serialized)
 struct TrainingRunTests {
   // Tests run side by side: more threads for such small tensors would only wait for one another.
   init() { Runtime.threadCount = 1 }
+
+  @Test("bfloat16 between the weights changes losses little")
+  func precision() throws {
+    let difference = try largestDifference((.bfloat16, .cpu), (.float32, .cpu), steps: 12)
+    #expect(difference > 0)
+    #expect(difference < 0.1)
+  }
+
+  @Test("A model computes as it was trained, on a processor in float32")
+  func trainedPrecision() throws {
+    let folder = try TemporaryFolder()
+    var configuration = try tinyRun(steps: 1)
+    configuration.training.precision = .bfloat16
+    let run = try TrainingRun(configuration, corpus: toyCorpus, folder: folder.path)
+    #expect(run.model.precision == .bfloat16)
+    #expect(try run.run(shouldStop: { false }) == .finished)
+    #expect(try TrainedModel(folder: folder.path).model.precision == .float32)
+    let asked = try TrainedModel(folder: folder.path, precision: .bfloat16).model
+    #expect(asked(Tensor([1, 2, 3], shape: [1, 3])).dtype == .bfloat16)
+  }
+
+  @Test("A GPU that is not there is named", .enabled(if: Runtime.cudaDeviceCount == 0))
+  func missingDevice() throws {
+    let folder = try TemporaryFolder()
+    #expect(throws: TorchError.self) {
+      try TrainingRun(tinyRun(), corpus: toyCorpus, folder: folder.path, device: .cuda())
+    }
+  }
 
   @Test("The loss falls on a toy text", arguments: ["full", "window:8", "tensorized:4x8"])
   func learning(attention: String) throws {

@@ -253,6 +253,7 @@ __device__ __forceinline__ void backwardTile(const Pass& p, char* memory, const 
 
 #ifdef SHORT
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardShort(const __grid_constant__ Pass p) {
+  followPrevious();
   extern __shared__ __align__(16) char memory[];
   int* marks = reinterpret_cast<int*>(memory + TILES);
   float* scratch = reinterpret_cast<float*>(marks + ROWS);
@@ -280,6 +281,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardShort(cons
 // the cluster has met: in L2, as q and k.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) __cluster_dims__(CLUSTER, 1, 1)
     backwardFused(const __grid_constant__ Fused both) {
+  followPrevious();
   extern __shared__ __align__(16) char memory[];
   int* marks = reinterpret_cast<int*>(memory + TILES);  // of the upper pass, then of the lower one
   float* scratch = reinterpret_cast<float*>(marks + 2 * ROWS);

@@ -4,6 +4,7 @@
 
 #ifdef QUERY
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(const __grid_constant__ Pass p) {
+  followPrevious();
   extern __shared__ __align__(16) char memory[];
   T* q = reinterpret_cast<T*>(memory);
   T* dout = q + ROWS * LD;
@@ -148,6 +149,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
 // PART 0 forms du and dk together; 1 and 2 form one of them, for head widths whose two accumulators
 // would not fit the registers.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(const __grid_constant__ Pass p) {
+  followPrevious();
   extern __shared__ __align__(16) char memory[];
   T* k = reinterpret_cast<T*>(memory);
   T* u = k + ROWS * LD;

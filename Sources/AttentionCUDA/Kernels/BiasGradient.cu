@@ -64,6 +64,7 @@ __device__ __forceinline__ void storeDistances(const float* matrix, float* lower
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     biasGradient(const __grid_constant__ BiasGradient parameters) {
+  followPrevious();
   const Pass& p = parameters.pass;
   extern __shared__ __align__(16) char memory[];
   T* q = reinterpret_cast<T*>(memory);

@@ -109,6 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     __cluster_dims__(SPLIT, 1, 1)
 #endif
         decode(const __grid_constant__ Decode p) {
+  followPrevious();
   extern __shared__ __align__(16) char memory[];
   float* partial = reinterpret_cast<float*>(memory);  // [passes][WARPS][D]
   float* row = partial + p.passes * WARPS * D;        // [passes][D], the block's sums

@@ -12,6 +12,7 @@
 #define SPAN (FIBER < 16 ? 16 : FIBER)  // key rows that a warp meets
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const __grid_constant__ Pass p) {
+  followPrevious();
   extern __shared__ __align__(16) char memory[];
   T* q = reinterpret_cast<T*>(memory);
   T* k = q + ROWS * LD;
@@ -90,6 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const
 #define ROWS (WARPS * 16)
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const __grid_constant__ Pass p) {
+  followPrevious();
   extern __shared__ __align__(16) char memory[];
   T* q = reinterpret_cast<T*>(memory);
   T* k = q + ROWS * LD;

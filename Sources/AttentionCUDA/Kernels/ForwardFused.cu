@@ -105,6 +105,7 @@ __device__ __forceinline__ void storeSent(T* row, const float (&c)[ND][4], int h
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) __cluster_dims__(CLUSTER, 1, 1)
     forwardFused(const __grid_constant__ Fused both) {
+  followPrevious();
   const Pass& p = both.lower;
   const Pass& up = both.upper;
   extern __shared__ __align__(16) char memory[];

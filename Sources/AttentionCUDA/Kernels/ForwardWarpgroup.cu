@@ -371,6 +371,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const 
     }
   }
   __syncthreads();
+  followPrevious();
   // Registers go to the warpgroups that hold accumulators: 40 + 72 + 2 · 200 = 4 · 128.
   int group = uniform(threadIdx.x / 128);
   if (group == 0) {

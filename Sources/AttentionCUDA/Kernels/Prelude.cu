@@ -60,6 +60,15 @@ struct Pass {
 };
 static_assert(sizeof(Pass) == 408, "Swift's PassParameters has this size");
 
+// First in every kernel, before memory is touched: the blocks of a launch may be placed while the launch
+// before it ends, and wait here until what that one wrote can be read. Then the next launch's may be placed.
+__device__ __forceinline__ void followPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ float toFloat(T x) {
 #if DTYPE == 0
   return __uint_as_float((u32)x << 16);

@@ -6,6 +6,7 @@ struct Reduction {
 };
 
 extern "C" __global__ void reducePartials(const __grid_constant__ Reduction p) {
+  followPrevious();
   __shared__ double sums[256];
   double sum = 0;
   for (int i = threadIdx.x; i < p.count; i += 256) sum += p.partials[(i64)blockIdx.x * p.count + i];
@@ -28,6 +29,7 @@ struct BiasReduction {
 };
 
 extern "C" __global__ void reduceBias(const __grid_constant__ BiasReduction p) {
+  followPrevious();
   i64 place = (i64)blockIdx.x * 256 + threadIdx.x, places = (i64)p.rows * p.size;
   if (place >= places) return;
   i64 i = place / p.size, j = place % p.size;
