@@ -1,11 +1,12 @@
-// The passes of the two lowest modes in one launch (see ForwardFused.cu), with wgmma and warps that only copy.
+// The passes of the two lowest modes in one launch (see ForwardFused.cu), with wgmma and warps that only move
+// rows.
 //
 // A cluster owns the n_{m−1}·n_m consecutive tokens of one task after the other. A block has two warpgroups that
-// attend, each to a tile of 64 rows of either pass, and one that copies: q, k and v of the next task while this
+// attend, each to a tile of 64 rows of either pass. One more copies: q, k and v of the next task while this
 // one's upper pass runs, and q and k in the upper order, which siblings have just read, while the lower pass
-// runs. A tile holds whole fibers: all its rows meet all its keys in one product, and a warp keeps what belongs
-// to its own fiber. What the lower pass returns goes to the tile that needs it (`st.async`), whose owners say
-// when they have read what was there before.
+// runs. The last one takes results to memory. A tile holds whole fibers: all its rows meet all its keys in one
+// product, and a warp keeps what belongs to its own fiber. What the lower pass returns goes to the tile that needs
+// it (`st.async`), whose owner says when it has read what was there before.
 //
 // Macros: TILES, the tiles of 64 rows of a cluster (an even number); LOWER, UPPER, LOWER_SIZE, UPPER_SIZE,
 // SAVE, GROUPED, LOWER_BIAS and UPPER_BIAS as for ForwardFused.cu.
@@ -41,20 +42,31 @@ __device__ __forceinline__ void groupSync(int group) {
   asm volatile("barrier.sync %0, 128;" ::"r"(group + 1) : "memory");
 }
 
-// A cluster's share of the work: the tokens of one block of both modes of one head.
+// A cluster's share of the work, one task after the other: the tokens of one block of both modes of one head.
 struct Task {
-  int b, h, origin, limit;
+  int b, h, block, origin, limit, perHead, blockStep, headStep, batchStep;
   bool full;  // every row of the cluster is a token: rows need no marks and keys no check
-  __device__ __forceinline__ Task(const Pass& p, int index) {
-    int perHead = (p.tokens + TASK_TOKENS - 1) / TASK_TOKENS, row = index / perHead;
-    b = row / p.heads, h = row % p.heads;
-    origin = (index - row * perHead) * TASK_TOKENS;
-    limit = p.lengths ? min(p.lengths[b], p.tokens) : p.tokens;
+  __device__ __forceinline__ Task(const Pass& p) {
+    perHead = (p.tokens + TASK_TOKENS - 1) / TASK_TOKENS;
+    int index = blockIdx.x / BLOCKS_OF_CLUSTER, step = gridDim.x / BLOCKS_OF_CLUSTER;
+    int row = index / perHead, rowStep = step / perHead;
+    block = index - row * perHead, blockStep = step - rowStep * perHead;
+    b = row / p.heads, batchStep = rowStep / p.heads;
+    h = row - b * p.heads, headStep = rowStep - batchStep * p.heads;
+    find(p);
+  }
+  __device__ __forceinline__ void next(const Pass& p) {
+    block += blockStep, h += headStep, b += batchStep;
+    if (block >= perHead) block -= perHead, h++;
+    if (h >= p.heads) h -= p.heads, b++;
+    find(p);
+  }
+  __device__ __forceinline__ void find(const Pass& p) {
+    origin = block * TASK_TOKENS;
+    limit = p.lengths && b < p.batch ? min(p.lengths[b], p.tokens) : p.tokens;
     full = TASK_TOKENS == TILES * 64 && origin + TASK_TOKENS <= limit;
   }
-  static __device__ __forceinline__ int count(const Pass& p) {
-    return (p.tokens + TASK_TOKENS - 1) / TASK_TOKENS * p.heads * p.batch;
-  }
+  __device__ __forceinline__ bool exists(const Pass& p) const { return b < p.batch; }
   // The token of a tile's row, or −1 where a packed fiber has none.
   template <bool upper>
   __device__ __forceinline__ int token(int tile, int row) const {
@@ -71,20 +83,32 @@ struct Task {
   }
 };
 
-// Where things lie in shared memory: for each of the two tiles q, k, v of the lower pass, q, k, u' of the upper one; then ℓ',
-// marks and barriers.
+// Where things lie in shared memory: for each of the two tiles q, k, v of the lower pass, q, k, u' of the upper
+// one and rows on their way to memory; then ℓ' of rows that come and that go, marks and barriers.
 struct Places {
-  u32 tiles, carried, marks, gates;
+  u32 tiles, carried, leaving, gates;
   __device__ __forceinline__ Places(u32 memory)
-      : tiles(memory), carried(memory + 12 * TILE), marks(carried + 512), gates(marks + 1024) {}
-  __device__ __forceinline__ u32 tile(int group, int which) const { return tiles + (group * 6 + which) * TILE; }
+      : tiles(memory), carried(memory + 14 * TILE), leaving(carried + 512), gates(carried + 2048) {}
+  __device__ __forceinline__ u32 tile(int group, int which) const { return tiles + (group * 7 + which) * TILE; }
+  __device__ __forceinline__ u32 gate(int group, int which) const { return gates + (group * 10 + which) * 8; }
   // Barriers: which of the copies (0 q and k, 1 v, 2 q and k of the upper pass) has landed, or was read.
-  __device__ __forceinline__ u32 landed(int group, int which) const { return gates + (group * 8 + which) * 8; }
-  __device__ __forceinline__ u32 read(int group, int which) const { return gates + (group * 8 + 3 + which) * 8; }
-  __device__ __forceinline__ u32 sent(int group) const { return gates + (group * 8 + 6) * 8; }
-  __device__ __forceinline__ u32 vacant() const { return gates + 7 * 8; }
+  __device__ __forceinline__ u32 landed(int group, int which) const { return gate(group, which); }
+  __device__ __forceinline__ u32 read(int group, int which) const { return gate(group, 3 + which); }
+  // u' has come; all owners of a cluster have read theirs.
+  __device__ __forceinline__ u32 sent(int group) const { return gate(group, 6); }
+  __device__ __forceinline__ u32 vacant() const { return gate(0, 7); }
+  // Rows wait to be taken to memory; they were.
+  __device__ __forceinline__ u32 staged(int group) const { return gate(group, 8); }
+  __device__ __forceinline__ u32 taken(int group) const { return gate(group, 9); }
 };
-#define CLUSTER_MEMORY (12 * TILE + 512 + 1024 + 128)
+#define MARKS (14 * TILE + 1024)
+
+// Where chunk `chunk` of a row on its way to memory lies: neither a warp that writes its accumulators nor one that
+// reads rows meets a bank twice.
+__device__ __forceinline__ u32 stagedAt(int row, int chunk) {
+  int turn = (row & 1) << 2 | (row & 2) | (row >> 2 & 1);
+  return chunk / 8 * PANEL + row * 128 + (((chunk ^ turn) & 7) << 4);
+}
 
 // Copies a tile's rows; `place` is the lane's own chunk of its first row there.
 template <bool upper>
@@ -115,13 +139,12 @@ __device__ __forceinline__ void fetch(const Fused& both, const Places& places, i
   const Pass& p = both.lower;
   int row = threadIdx.x % 128 / CHUNKS, chunk = threadIdx.x % CHUNKS;
   u32 place = swizzled(row, chunk);
-  int tasks = Task::count(p), parity = 1;
+  int parity = 1;
   auto landed = [&](int group, int which) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(places.landed(group, which)) : "memory");
   };
 #pragma unroll 1
-  for (int index = blockIdx.x / BLOCKS_OF_CLUSTER; index < tasks; index += gridDim.x / BLOCKS_OF_CLUSTER) {
-    Task task(p, index);
+  for (Task task(p); task.exists(p); task.next(p)) {
     const T* q = p.q + task.b * p.qB + task.h * p.qH + chunk * 8;
     const T* k = p.k + task.b * p.kB + (GROUPED ? task.h / p.ratioK : task.h) * p.kH + chunk * 8;
     const T* v = p.u + task.b * p.uB + (GROUPED ? task.h / p.ratioU : task.h) * p.uH + chunk * 8;
@@ -175,11 +198,16 @@ __device__ __forceinline__ void weigh(float (&o)[ND][4], const u32 (&weights)[4]
   commitProducts();
 }
 
+template <int N>
+struct Index {
+  static constexpr int value = N;
+};
+
 // Scores of all keys → weights of those of the warp's own fibers, zero for others, and the rows' references and sums.
-template <int size, bool joint, bool hasBeta, bool hasBias>
+template <int size, bool full, bool joint, bool hasBeta, bool hasBias>
 __device__ __forceinline__ void soften(const Pass& p, float (&s)[8][4], u32 (&weights)[4][4], float (&top)[2],
-                                       float (&sum)[2], const int* marks, bool full, float beta,
-                                       const float (&carried)[2], const float* bias) {
+                                       float (&sum)[2], const int* marks, float beta, const float (&carried)[2],
+                                       const float* bias) {
   constexpr int span = SPAN_OF(size), NB = span / 8;
   int warp = uniform(threadIdx.x / 32 & 3), own = warp * 16 / span;
   float z[NB][4];
@@ -191,10 +219,7 @@ __device__ __forceinline__ void soften(const Pass& p, float (&s)[8][4], u32 (&we
 #pragma unroll
       for (int other = 1; other < 64 / span; other++) z[n][e] = own == other ? s[other * NB + n][e] : z[n][e];
     }
-  if (full)
-    exponentiate<size, joint, hasBeta, hasBias>(p, z, top, sum, warp * 16, own * span, marks, true, beta, carried, bias);
-  else
-    exponentiate<size, joint, hasBeta, hasBias>(p, z, top, sum, warp * 16, own * span, marks, false, beta, carried, bias);
+  exponentiate<size, joint, hasBeta, hasBias>(p, z, top, sum, warp * 16, own * span, marks, full, beta, carried, bias);
 #pragma unroll
   for (int n = 0; n < 4; n++)
 #pragma unroll
@@ -209,43 +234,47 @@ __device__ __forceinline__ void soften(const Pass& p, float (&s)[8][4], u32 (&we
 __device__ __forceinline__ void pinProduct(float (&c)[8][4]) { asm volatile("" : OCTETS_8(INOUT)::"memory"); }
 __device__ __forceinline__ void pinProduct(float (&c)[16][4]) { asm volatile("" : OCTETS_16(INOUT)::"memory"); }
 
+// Rows' sums → their normalization and ℓ'.
+__device__ __forceinline__ void normalize(float (&factor)[2], float (&lse)[2], const float (&top)[2], const float (&sum)[2],
+                                          const int* marks, bool full) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float total = quadSum(sum[half]);
+    bool live = (full || marks[half * 8] >= 0) && total > 0.f;
+    factor[half] = live ? reciprocal(total) : 0.f;
+    lse[half] = live ? (top[half] + log2Fast(total)) * LN2 : -INFINITE;
+  }
+}
+
 __device__ __forceinline__ void attend(const Fused& both, const Places& places, char* memory, int rank, int group) {
   const Pass& p = both.lower;
   const Pass& up = both.upper;
-  int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3), g = lane >> 2, first = warp * 16;
+  int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3), g = lane >> 2, t = lane & 3, first = warp * 16;
   int tile = rank * 2 + group;
-  int* lowerMark = reinterpret_cast<int*>(memory + 12 * TILE + 512) + group * 128;
+  int* lowerMark = reinterpret_cast<int*>(memory + MARKS) + group * 128;
   int* upperMark = lowerMark + 64;
-  const float* arrived = reinterpret_cast<const float*>(memory + 12 * TILE) + group * 64;
   constexpr int lowerFibers = 64 / LOWER, upperFibers = 64 / UPPER;
   constexpr int sentBytes = D * 2 + (JOINT ? 4 : 0);
-  int tasks = Task::count(p), parity = 0;
-#pragma unroll 1
-  for (int index = blockIdx.x / BLOCKS_OF_CLUSTER; index < tasks; index += gridDim.x / BLOCKS_OF_CLUSTER) {
-    Task task(p, index);
-    int rows = 64;
-    if (!task.full) {
-      groupSync(group);
-      int row = threadIdx.x % 128;
-      if (row < 64) lowerMark[row] = task.mark<false>(p, tile, row);
-      else upperMark[row - 64] = task.mark<true>(p, tile, row - 64);
-      groupSync(group);
-      rows = 0;
-      for (int n = 0; n < 64; n += 32) rows += __popc(__ballot_sync(~0u, upperMark[n + lane] != -1));
-      // Zeros for the rows that nobody sends.
-      for (int i = threadIdx.x % 128; i < 64 * CHUNKS; i += 128)
-        if (upperMark[i / CHUNKS] == -1) {
-          const u32 zero[4] = {0, 0, 0, 0};
-          storeShared(places.tile(group, 5) + swizzled(i / CHUNKS, i % CHUNKS), zero);
-        }
-      groupSync(group);
-    }
-    if (threadIdx.x % 128 == 0) expectBytes(places.sent(group), rows * sentBytes);
-    i64 lseRow = (i64)(task.b * p.heads + task.h) * p.lseN;
+  int parity = 0, staging = 0;
+  u32 leaving = places.leaving + (group * 64 + first + g) * 4;
+  // Hands the warp's rows and ℓ' to the warps that take them to memory; `write` puts the rows there.
+  auto hand = [&](const float(&lse)[2], auto write) {
+    waitFor(places.taken(group), staging ^ 1);
+    write(places.tile(group, 6));
+    if (t == 0)
+#pragma unroll
+      for (int half = 0; half < 2; half++)
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(leaving + half * 32), "f"(lse[half]) : "memory");
+    __syncwarp();
+    if (lane == 0) arrive(places.staged(group));
+    staging ^= 1;
+  };
+  auto run = [&](const Task& task, auto isFull) {
+    constexpr bool full = decltype(isFull)::value;
     const float* lowerBias = p.bias ? p.bias + (i64)task.h * p.biasStride : nullptr;
     const float* upperBias = up.bias ? up.bias + (i64)task.h * up.biasStride : nullptr;
     float beta = BETA ? up.beta[task.h] * LOG2E : 0.f;
-    float s[8][4], o[ND][4], top[2], sum[2], carried[2] = {0.f, 0.f};
+    float s[8][4], o[ND][4], top[2], sum[2], factor[2], lse[2], carried[2] = {0.f, 0.f};
     u32 weights[4][4];
 
     waitFor(places.landed(group, 0), parity);
@@ -253,87 +282,157 @@ __device__ __forceinline__ void attend(const Fused& both, const Places& places, 
     awaitProducts<0>();
     pinProduct(s);
     if (lane == 0) arrive(places.read(group, 0));
-    soften<LOWER, false, false, LOWER_BIAS>(p, s, weights, top, sum, lowerMark, task.full, 0.f, carried, lowerBias);
+    soften<LOWER, full, false, false, LOWER_BIAS>(p, s, weights, top, sum, lowerMark, 0.f, carried, lowerBias);
     waitFor(places.landed(group, 1), parity);
     weigh(o, weights, places.tile(group, 2));
     waitFor(places.landed(group, 2), parity);
     score(s, places.tile(group, 3), places.tile(group, 4));
-    float factor[2], lse[2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      int row = first + g + half * 8;
-      float total = quadSum(sum[half]);
-      bool live = (task.full || lowerMark[row] >= 0) && total > 0.f;
-      factor[half] = live ? reciprocal(total) : 0.f;
-      lse[half] = live ? (top[half] + log2Fast(total)) * LN2 : -INFINITE;
-    }
+    normalize(factor, lse, top, sum, lowerMark + first + g, full);
+    waitFor(places.vacant(), parity ^ 1);
     awaitProducts<1>();
     pinProduct(o);
     if (lane == 0) arrive(places.read(group, 1));
-    waitFor(places.vacant(), parity ^ 1);
+    awaitProducts<0>();
+    pinProduct(s);
+    if (lane == 0) arrive(places.read(group, 2));
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      int row = first + g + half * 8, t = lane & 3;
-      int mark = task.full ? task.token<false>(tile, row) : lowerMark[row], token = mark < -1 ? -2 - mark : mark;
+      int row = first + g + half * 8, mark = full ? 0 : lowerMark[row];
       // Token (x, y) of the task meets the upper pass in row x of fiber y.
       int x = tile * lowerFibers + row / LOWER, y = row % LOWER;
       int owner = mark == -1 ? tile : y / upperFibers, place = y % upperFibers * UPPER + x;
-      u32 there = peer(memory, owner / 2), sent = there + places.sent(owner % 2) - places.tiles;
-      u32 target = there + places.tile(owner % 2, 5) - places.tiles;
+      u32 there = peer(memory, owner / 2) - places.tiles, sent = there + places.sent(owner % 2);
+      u32 target = there + places.tile(owner % 2, 5);
 #pragma unroll
       for (int n = 0; n < D / 32; n++) {
         u32 w[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
           w[i] = pack(o[n * 4 + i][half * 2] * factor[half], o[n * 4 + i][half * 2 + 1] * factor[half]);
-        if (mark != -1) send(target + swizzled(place, n * 4 + t), sent, w);
+        if (full || mark != -1) send(target + swizzled(place, n * 4 + t), sent, w);
       }
 #if JOINT
-      if (mark != -1 && t == 0)
-        send(there + places.carried - places.tiles + (owner % 2 * 64 + place) * 4, sent, __float_as_uint(lse[half]));
-#endif
-#if SAVE
-      storeRow(p.out + task.b * p.oB + task.h * p.oH + (token < 0 ? 0 : token) * p.oN, o, half, factor[half],
-               token >= 0, false);
-      if (token >= 0 && t == 0) p.lseOut[lseRow + token] = lse[half];
+      if ((full || mark != -1) && t == 0)
+        send(there + places.carried + (owner % 2 * 64 + place) * 4, sent, __float_as_uint(lse[half]));
 #endif
     }
-    awaitProducts<0>();
-    pinProduct(s);
-    if (lane == 0) arrive(places.read(group, 2));
+#if SAVE
+    hand(lse, [&](u32 stage) {
+#pragma unroll
+      for (int n = 0; n < ND; n += 2)
+        storeMatrices(stage + stagedAt(first + (lane & 15), n + (lane >> 4)),
+                      pack(o[n][0] * factor[0], o[n][1] * factor[0]), pack(o[n][2] * factor[1], o[n][3] * factor[1]),
+                      pack(o[n + 1][0] * factor[0], o[n + 1][1] * factor[0]),
+                      pack(o[n + 1][2] * factor[1], o[n + 1][3] * factor[1]));
+    });
+#endif
 #if JOINT
     waitFor(places.sent(group), parity);
+    const float* arrived = reinterpret_cast<const float*>(memory + 14 * TILE) + group * 64 + first + g;
 #pragma unroll
-    for (int half = 0; half < 2; half++) carried[half] = arrived[first + g + half * 8] * LOG2E;
+    for (int half = 0; half < 2; half++) carried[half] = arrived[half * 8] * LOG2E;
 #endif
-    soften<UPPER, JOINT, BETA, UPPER_BIAS>(up, s, weights, top, sum, upperMark, task.full, beta, carried, upperBias);
+    soften<UPPER, full, JOINT, BETA, UPPER_BIAS>(up, s, weights, top, sum, upperMark, beta, carried, upperBias);
     waitFor(places.sent(group), parity);
     weigh(o, weights, places.tile(group, 5));
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      int row = first + g + half * 8;
-      float total = quadSum(sum[half]);
-      bool live = (task.full || upperMark[row] >= 0) && total > 0.f;
-      factor[half] = live ? reciprocal(total) : 0.f;
-      lse[half] = live ? (top[half] + log2Fast(total)) * LN2 : -INFINITE;
-    }
+    normalize(factor, lse, top, sum, upperMark + first + g, full);
     awaitProducts<0>();
     pinProduct(o);
     __syncwarp();
     if (lane < BLOCKS_OF_CLUSTER) arriveAt(peer(memory, lane) + places.vacant() - places.tiles);
+    hand(lse, [&](u32 stage) {
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      int row = first + g + half * 8;
-      int mark = task.full ? task.token<true>(tile, row) : upperMark[row], token = mark < -1 ? -2 - mark : mark;
-      storeSent(up.out + task.b * up.oB + task.h * up.oH + (token < 0 ? 0 : token) * up.oN, o, half, factor[half],
-                token >= 0);
-      if (token >= 0 && (lane & 3) == 0) up.lseOut[lseRow + token] = lse[half];
-    }
+      for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int n = 0; n < D / 32; n++) {
+          u32 w[4];
+#pragma unroll
+          for (int i = 0; i < 4; i++)
+            w[i] = pack(o[n * 4 + i][half * 2] * factor[half], o[n * 4 + i][half * 2 + 1] * factor[half]);
+          storeShared(stage + stagedAt(first + g + half * 8, n * 4 + t), w);
+        }
+    });
     parity ^= 1;
+  };
+#pragma unroll 1
+  for (Task task(p); task.exists(p); task.next(p)) {
+    if (task.full) {
+      if (threadIdx.x % 128 == 0) expectBytes(places.sent(group), 64 * sentBytes);
+      run(task, Index<1>());
+      continue;
+    }
+    groupSync(group);
+    int row = threadIdx.x % 128;
+    if (row < 64) lowerMark[row] = task.mark<false>(p, tile, row);
+    else upperMark[row - 64] = task.mark<true>(p, tile, row - 64);
+    groupSync(group);
+    int rows = 0;
+    for (int n = 0; n < 64; n += 32) rows += __popc(__ballot_sync(~0u, upperMark[n + lane] != -1));
+    // Zeros for the rows that nobody sends.
+    for (int i = row; i < 64 * CHUNKS; i += 128)
+      if (upperMark[i / CHUNKS] == -1) {
+        const u32 zero[4] = {0, 0, 0, 0};
+        storeShared(places.tile(group, 5) + swizzled(i / CHUNKS, i % CHUNKS), zero);
+      }
+    groupSync(group);
+    if (row == 0) expectBytes(places.sent(group), rows * sentBytes);
+    run(task, Index<0>());
   }
 }
 
-extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(BLOCKS_OF_CLUSTER, 1, 1)
+// Takes a tile's rows to memory.
+template <bool upper>
+__device__ __forceinline__ void take(const Pass& p, const Task& task, const Places& places, int tile, int group,
+                                     int& staging) {
+  constexpr int size = upper ? UPPER : LOWER, round = 64 / CHUNKS;
+  int lane = threadIdx.x % 64, row = lane / CHUNKS, chunk = lane % CHUNKS;
+  int mark = task.full ? task.token<upper>(tile, lane) : task.mark<upper>(p, tile, lane);
+  int token = mark < -1 ? -2 - mark : mark;
+  T* base = p.out + task.b * p.oB + task.h * p.oH + chunk * 8;
+  u32 stage = places.tile(group, 6);
+  waitFor(places.staged(group), staging);
+  float lse;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(lse) : "r"(places.leaving + (group * 64 + lane) * 4) : "memory");
+  if (token >= 0) p.lseOut[(i64)(task.b * p.heads + task.h) * p.lseN + token] = lse;
+#pragma unroll
+  for (int n = 0; n < CHUNKS; n += 4) {
+    uint4 x[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = loadShared(stage + stagedAt(row + (n + i) * round, chunk));
+    if (n + 4 == CHUNKS) {
+      __syncwarp();
+      if (lane % 32 == 0) arrive(places.taken(group));
+    }
+    if (task.full) {
+      T* place = base + task.token<upper>(tile, row) * p.oN;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int next = (n + i) * round;
+        storeGlobal(place + (upper ? next % size * LOWER_SIZE + next / size : next) * p.oN, x[i]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int other = task.mark<upper>(p, tile, row + (n + i) * round), at = other < -1 ? -2 - other : other;
+        if (at >= 0) storeGlobal(base + at * p.oN, x[i]);
+      }
+    }
+  }
+  staging ^= 1;
+}
+
+__device__ __forceinline__ void takeAll(const Fused& both, const Places& places, int rank) {
+  int group = uniform(threadIdx.x / 64 & 1), staging = 0;
+#pragma unroll 1
+  for (Task task(both.lower); task.exists(both.lower); task.next(both.lower)) {
+#if SAVE
+    take<false>(both.lower, task, places, rank * 2 + group, group, staging);
+#endif
+    take<true>(both.upper, task, places, rank * 2 + group, group, staging);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(512, 1) __cluster_dims__(BLOCKS_OF_CLUSTER, 1, 1)
     forwardCluster(const __grid_constant__ Fused both) {
   extern __shared__ __align__(1024) char memory[];
   Places places(shared32(memory));
@@ -345,6 +444,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(BLOCKS_OF_
         initialize(places.read(group, which), 4);
       }
       initialize(places.sent(group), 1);
+      initialize(places.staged(group), 4);
+      initialize(places.taken(group), 2);
     }
     initialize(places.vacant(), TILES * 4);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -352,14 +453,17 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(BLOCKS_OF_
   __syncthreads();
   clusterArrive();
   clusterWait();
-  // Registers go to the warpgroups that hold accumulators: 40 + 2 · 232 = 3 · 168.
+  // Registers go to the warpgroups that hold accumulators: 56 + 40 + 2 · 208 = 4 · 128.
   int group = uniform(threadIdx.x / 128);
   if (group == 0) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     fetch(both, places, rank);
+  } else if (group == 1) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    takeAll(both, places, rank);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    attend(both, places, memory, rank, group - 1);
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+    attend(both, places, memory, rank, group - 2);
   }
   // Nobody leaves while others may still send to it.
   clusterArrive();
