@@ -90,9 +90,9 @@ let package = Package(
     .target(
       name: "AttentionCUDA", dependencies: ["Folding", "AttentionCore"],
       resources: [
-        "Prelude", "Tiles", "Cluster", "Forward", "ForwardFused", "Backward", "BackwardLong",
-        "BiasGradient", "Reduce", "Decode", "Warpgroup", "WarpgroupWalk", "WarpgroupProducers",
-        "ForwardWarpgroup",
+        "Prelude", "Tiles", "Cluster", "Exchange", "Forward", "ForwardFused", "Backward",
+        "BackwardLong", "BiasGradient", "Reduce", "Decode", "Warpgroup", "WarpgroupWalk",
+        "WarpgroupProducers", "ForwardWarpgroup", "ClusterTasks", "ForwardCluster",
       ].map {
         .embedInCode("Kernels/\($0).cu")
       }),

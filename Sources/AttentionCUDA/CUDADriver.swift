@@ -270,6 +270,11 @@ extension CUDADriver {
 
     /// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
     static let overlap = LaunchAttribute(identifier: 6, value: (1, 0, 0, 0, 0, 0, 0, 0))
+
+    /// CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION: three 32-bit numbers.
+    static func clusters(of blocks: Int) -> LaunchAttribute {
+      LaunchAttribute(identifier: 4, value: (UInt64(blocks) | 1 << 32, 1, 0, 0, 0, 0, 0, 0))
+    }
   }
 
   /// Launches a function whose only parameter is the value `parameters`.
@@ -293,6 +298,24 @@ extension CUDADriver {
       }
     }
     try check(code, "cuLaunchKernelEx with a grid of \(grid.0) × \(grid.1) blocks")
+  }
+
+  /// How many clusters of `cluster` blocks of a function an idle device runs at once.
+  func activeClusters(
+    of function: UInt, cluster: Int, threads: Int, sharedMemory: Int
+  ) throws(CUDAError) -> Int {
+    let occupancy: @convention(c) (UnsafeMutablePointer<Int32>, UInt, UnsafeRawPointer) -> Int32 =
+      try symbol(
+        "cuOccupancyMaxActiveClusters")
+    var count: Int32 = 0
+    let code = withUnsafePointer(to: LaunchAttribute.clusters(of: cluster)) { attribute in
+      var configuration = LaunchConfiguration(
+        grid: (UInt32(cluster), 1, 1), block: (UInt32(threads), 1, 1),
+        sharedMemory: UInt32(sharedMemory), stream: 0, attributes: attribute, attributeCount: 1)
+      return occupancy(&count, function, &configuration)
+    }
+    try check(code, "cuOccupancyMaxActiveClusters(clusters of \(cluster) blocks)")
+    return Int(count)
   }
 
   /// Allocates device memory that lives until ``free(_:)``.

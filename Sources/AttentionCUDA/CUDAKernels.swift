@@ -42,6 +42,7 @@ public final class CUDAKernels: Sendable {
   }
 
   private let kernels = Mutex<[RequestKey: [Kernel]]>([:])
+  private let clusterCounts = Mutex<[FunctionKey: Int]>([:])
 
   private struct TableKey: Hashable {
     var anglesPerPlace: [Double]
@@ -116,6 +117,17 @@ public final class CUDAKernels: Sendable {
     let loaded = try plans.map { Kernel(plan: $0, function: try function($0, on: device)) }
     kernels.withLock { $0[key] = loaded }
     return loaded
+  }
+
+  /// How many of a kernel's clusters run at once: as many as a launch of blocks that stay should have.
+  func activeClusters(of kernel: Kernel, on device: CUDADriver.Device) throws -> Int {
+    let key = FunctionKey(plan: kernel.plan, device: device.ordinal)
+    if let known = clusterCounts.withLock({ $0[key] }) { return known }
+    let count = try driver.activeClusters(
+      of: kernel.function, cluster: kernel.plan.cluster, threads: kernel.plan.threads,
+      sharedMemory: kernel.plan.sharedMemory)
+    clusterCounts.withLock { $0[key] = max(count, 1) }
+    return max(count, 1)
   }
 
   /// The device's rotary table with at least `rows` positions. A table that grows keeps its

@@ -8,7 +8,7 @@ extension CUDAKernels.Request {
     case .forward(let shape): [shape.forwardPlan]
     case .forwardWarpgroup(let shape): [shape.warpgroupPlan].compactMap { $0 }
     case .backward(let shape): shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
-    case .forwardFused(let shape): [shape.forwardPlan]
+    case .forwardFused(let shape): [shape.clusterPlan ?? shape.forwardPlan]
     case .backwardFused(let shape):
       [shape.backwardPlan] + (shape.upper.hasBeta ? [shape.upper.reductionPlan] : [])
     case .biasGradient(let shape): [shape.biasPlan, .reduction("reduceBias")]

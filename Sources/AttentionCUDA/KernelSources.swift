@@ -7,7 +7,14 @@ package enum KernelSources {
     let bytes: [UInt8]
     switch file {
     case "Forward": bytes = PackageResources.Forward_cu
-    case "ForwardFused": bytes = PackageResources.Cluster_cu + PackageResources.ForwardFused_cu
+    case "ForwardFused":
+      bytes =
+        PackageResources.Cluster_cu + PackageResources.Exchange_cu
+        + PackageResources.ForwardFused_cu
+    case "ForwardCluster":
+      bytes =
+        PackageResources.Cluster_cu + PackageResources.Exchange_cu + PackageResources.Warpgroup_cu
+        + PackageResources.ClusterTasks_cu + PackageResources.ForwardCluster_cu
     case "ForwardWarpgroup":
       bytes =
         PackageResources.Warpgroup_cu + PackageResources.WarpgroupWalk_cu
@@ -25,7 +32,7 @@ package enum KernelSources {
 
   /// The names of the kernel files.
   package static let files = [
-    "Forward", "ForwardFused", "ForwardWarpgroup", "Backward", "BackwardLong", "BiasGradient",
-    "Reduce", "Decode",
+    "Forward", "ForwardFused", "ForwardCluster", "ForwardWarpgroup", "Backward", "BackwardLong",
+    "BiasGradient", "Reduce", "Decode",
   ]
 }

@@ -53,7 +53,7 @@ struct KernelCompilationTests {
 
   /// Two passes of a block support that fit one launch.
   static func fused(
-    _ element: CUDAElement, width: Int, sizes: (Int, Int), full: Bool
+    _ element: CUDAElement, width: Int, sizes: (Int, Int), full: Bool, isRotary: Bool? = nil
   ) -> CUDAFusedShape? {
     let make = { (index: Int) in
       CUDAPassShape(
@@ -62,7 +62,8 @@ struct KernelCompilationTests {
         mode: Mode(
           index: index, size: index == 2 ? sizes.1 : sizes.0, stride: index == 2 ? 1 : sizes.1,
           isLowest: index == 2), support: full ? .block : .blockCausal,
-        isJoint: full && index == 1, hasBeta: full && index == 1, hasBias: full, isRotary: full)
+        isJoint: full && index == 1, hasBeta: full && index == 1, hasBias: full,
+        isRotary: isRotary ?? full)
     }
     return CUDAFusedShape(lower: make(2), upper: make(1), saves: full)
   }
@@ -70,17 +71,34 @@ struct KernelCompilationTests {
   @Test(
     "two passes of one launch compile",
     .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
-    arguments: [CUDAElement.bfloat16, .float16], [(32, 32), (5, 13), (64, 16)])
+    arguments: [CUDAElement.bfloat16, .float16], [(32, 32), (5, 13), (64, 16), (27, 30)])
   func compileFused(element: CUDAElement, sizes: (Int, Int)) throws {
-    for (width, full) in [(128, false), (64, true), (40, false)] {
-      let shape = try #require(Self.fused(element, width: width, sizes: sizes, full: full))
-      for plan in [shape.forwardPlan, shape.backwardPlan] {
+    for (width, full, isRotary) in [
+      (128, false, false), (128, true, false), (64, true, true), (64, true, false),
+      (40, false, false),
+    ] {
+      let shape = try #require(
+        Self.fused(element, width: width, sizes: sizes, full: full, isRotary: isRotary))
+      #expect((shape.clusterPlan == nil) == (isRotary || width == 40 || sizes == (5, 13)))
+      for plan in [shape.forwardPlan, shape.backwardPlan] + [shape.clusterPlan].compactMap({ $0 }) {
+        #expect(plan.sharedMemory <= 227 * 1024)
         let cubin = try compiler.get().compile(
           source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
           options: plan.options(architecture: "sm_90a"))
         #expect(!cubin.isEmpty, "\(plan.entry) for \(shape)")
       }
     }
+  }
+
+  @Test("blocks that stay own two tiles of a cluster each")
+  func clusterPlan() throws {
+    let shape = try #require(
+      Self.fused(.bfloat16, width: 128, sizes: (32, 32), full: false)?.clusterPlan)
+    #expect(shape.cluster == 8 && shape.threads == 512 && shape.macros.contains("TILES=16"))
+    #expect(!shape.macros.contains { $0.hasPrefix("CLUSTER=") })
+    // 64 tokens of both modes are one tile.
+    let single = try #require(Self.fused(.bfloat16, width: 128, sizes: (8, 8), full: false))
+    #expect(single.clusterPlan == nil)
   }
 
   @Test("passes that a cluster cannot hold are launched one by one")

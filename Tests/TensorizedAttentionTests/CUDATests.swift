@@ -21,6 +21,14 @@ struct CUDATests {
         fold: [3, 16, 64], support: support, normalization: .joint, rotary: Rotary(.mode),
         heads: 4, keyHeads: 2, tokens: 2100, width: 64, layout: .tokensFirst, biases: false),
       Trial(
+        fold: [2, 32, 32], support: support, normalization: .joint, heads: 4, keyHeads: 2,
+        tokens: 2048, width: 128, lengths: [2048, 1500], layout: .tokensFirst),
+      Trial(
+        fold: [9, 16, 16], support: support, normalization: .joint, tokens: 2200, width: 64,
+        lengths: [2200, 700], biases: false),
+      Trial(fold: [3, 27, 30], support: support, tokens: 2155, width: 128),
+      Trial(fold: [40, 5, 13], support: support, tokens: 2555, width: 128),
+      Trial(
         fold: [2, 12, 24], support: support, normalization: .joint, tokens: 570, width: 40,
         lengths: [570, 300]),
       Trial(fold: [4, 8, 8], support: support, keyHeads: 4, tokens: 256, width: 80, biases: false),

@@ -60,6 +60,26 @@ __device__ __forceinline__ void sendRow(u32 row, u32 barrier, const float (&c)[N
 #endif
 }
 
+// Writes one of a lane's two rows of such a product.
+__device__ __forceinline__ void storeSent(T* row, const float (&c)[ND][4], int half, float factor, bool valid) {
+#if DTYPE == 2
+  storeRow(row, c, half, factor, valid, false);
+#else
+  int t = threadIdx.x & 3;
+#pragma unroll
+  for (int n = 0; n < D / 32; n++) {
+    u32 x[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = pack(c[n * 4 + i][half * 2] * factor, c[n * 4 + i][half * 2 + 1] * factor);
+    if (valid) *reinterpret_cast<uint4*>(row + n * 32 + t * 8) = make_uint4(x[0], x[1], x[2], x[3]);
+  }
+#pragma unroll
+  for (int n = D / 32 * 4; n < D / 8; n++)
+    if (valid)
+      *reinterpret_cast<u32*>(row + n * 8 + 2 * t) = pack(c[n][half * 2] * factor, c[n][half * 2 + 1] * factor);
+#endif
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) __cluster_dims__(CLUSTER, 1, 1)
     forwardFused(const __grid_constant__ Fused both) {
   followPrevious();
