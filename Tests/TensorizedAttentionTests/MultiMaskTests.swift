@@ -34,17 +34,20 @@ struct MultiMaskTrial: Sendable, CustomTestStringConvertible {
   }
 
   /// Output and gradients in f64 arrays.
-  func run(_ backend: Backend, dtype: DType) -> [(name: String, values: [Double])] {
+  func run(
+    _ backend: Backend, dtype: DType, device: Device = .cpu
+  ) -> [(name: String, values: [Double])] {
     let (b, h) = (lengths?.count ?? batch, masks.count)
     let shape = layout == .headsFirst ? [b, h, tokens, width] : [b, tokens, h, width]
     var numbers = Numbers(seed: 9)
     let rows = [tokenFactor, 1, 1, sourceFactor].map { factor -> Tensor in
       // Rounded to f32 so that every type starts from the same numbers.
-      let values = (numbers.tensor(shape, .float64) * factor).to(.float32).to(dtype)
+      let values = (numbers.tensor(shape, .float64) * factor).to(.float32)
+        .to(dtype: dtype, device: device)
       values.requiresGrad = true
       return values
     }
-    let weights = numbers.tensor(shape, dtype)
+    let weights = numbers.tensor(shape, dtype).to(device)
     let output = multiMaskAttention(
       queries: rows[0], keys: rows[1], values: rows[2], sourceLogits: rows[3], masks: masks,
       tokenScore: tokenScore, sourceScore: sourceScore, scale: scale, lengths: lengths,
@@ -119,6 +122,16 @@ struct MultiMaskTrial: Sendable, CustomTestStringConvertible {
       trial.run(.cpu, dtype: .float32), trial.run(.reference, dtype: .float64),
       epsilon: 6e-8 * (trial.sourceFactor > 1 ? logits : 1),
       terms: Double(trial.width + trial.tokens * trial.masks.count))
+  }
+
+  @Test(
+    "composed on CUDA agrees with the f64 reference",
+    .enabled(if: Runtime.cudaDeviceCount > 0, "no CUDA device"), arguments: trials)
+  func composedOnCUDA(trial: MultiMaskTrial) {
+    expectAgreement(
+      trial.run(.composed, dtype: .float64, device: .cuda()),
+      trial.run(.reference, dtype: .float64),
+      epsilon: 1.2e-16, terms: 100 * Double(trial.width + trial.tokens * trial.masks.count))
   }
 
   @Test("composed agrees with the f64 reference", arguments: trials)
