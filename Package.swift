@@ -93,6 +93,7 @@ let package = Package(
         "Prelude", "Tiles", "Cluster", "Exchange", "Forward", "ForwardFused", "Backward",
         "BackwardLong", "BiasGradient", "Reduce", "Decode", "Warpgroup", "WarpgroupWalk",
         "WarpgroupProducers", "ForwardWarpgroup", "ClusterTasks", "ForwardCluster",
+        "BackwardRows", "BackwardResults", "BackwardWarpgroup",
       ].map {
         .embedInCode("Kernels/\($0).cu")
       }),

@@ -24,6 +24,7 @@ public final class CUDAKernels: Sendable {
     case forward(CUDAPassShape)
     case forwardWarpgroup(CUDAPassShape)
     case backward(CUDAPassShape)
+    case backwardWarpgroup(CUDAPassShape)
     case biasGradient(CUDAPassShape)
     case forwardFused(CUDAFusedShape)
     case backwardFused(CUDAFusedShape)
@@ -252,6 +253,11 @@ extension CUDAKernels {
       "No kernel runs this backward pass: \(shape.objection(backward: true) ?? "").")
     let device = try driver.device()
     var parameters = try self.parameters(of: pass, gradients, on: device)
+    if Self.hasBackwardWarpgroups(shape, on: device), parameters.scale.isNormal,
+      parameters.scale > 0
+    {
+      return try backwardWarpgroup(shape, parameters, gradients, on: device, stream: stream)
+    }
     let kernels = try kernels(.backward(shape), on: device)
     for kernel in kernels where kernel.plan.entry != shape.reductionEntry {
       let plan = kernel.plan
@@ -390,7 +396,9 @@ extension CUDAPassShape {
       if let fiber = plan.fiber { return (fibers + plan.rows / fiber - 1) / (plan.rows / fiber) }
       return (fiberLength + plan.rows - 1) / plan.rows * fibers
     }
-    return (batch * heads * lseRow + heads * batch * (blocks.max() ?? 0)) * 4
+    let rows = batch * heads * lseRow, parts = heads * batch * (blocks.max() ?? 0)
+    let warpgroups = backwardWarpgroupPlans == nil ? 0 : 2 * rows + heads * betaParts
+    return max(rows + parts, warpgroups) * 4
       + (biasHeads > 0 ? biasSums(heads: biasHeads).bytes : 0)
   }
 }

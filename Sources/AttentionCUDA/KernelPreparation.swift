@@ -8,6 +8,8 @@ extension CUDAKernels.Request {
     case .forward(let shape): [shape.forwardPlan]
     case .forwardWarpgroup(let shape): [shape.warpgroupPlan].compactMap { $0 }
     case .backward(let shape): shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
+    case .backwardWarpgroup(let shape):
+      (shape.backwardWarpgroupPlans ?? []) + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .forwardFused(let shape): [shape.clusterPlan ?? shape.forwardPlan]
     case .backwardFused(let shape):
       [shape.backwardPlan] + (shape.upper.hasBeta ? [shape.upper.reductionPlan] : [])
@@ -36,10 +38,13 @@ extension CUDAKernels {
       Self.hasWarpgroups(shape, on: device) ? .forwardWarpgroup(shape) : .forward(shape)
     }
     if let fused { requests.append(.forwardFused(fused)) }
+    let alone = { (shape: CUDAPassShape) -> Request in
+      Self.hasBackwardWarpgroups(shape, on: device) ? .backwardWarpgroup(shape) : .backward(shape)
+    }
     if backward, let fused, !biasGradient.prefix(2).contains(true) {
-      requests += shapes.dropFirst(2).map(Request.backward) + [.backwardFused(fused)]
+      requests += shapes.dropFirst(2).map(alone) + [.backwardFused(fused)]
     } else if backward {
-      requests += shapes.map(Request.backward)
+      requests += shapes.map(alone)
     }
     requests += zip(shapes, biasGradient).compactMap { $1 ? .biasGradient($0) : nil }
     requests.removeAll { isLoaded($0, on: device) }

@@ -15,10 +15,11 @@ package enum KernelSources {
       bytes =
         PackageResources.Cluster_cu + PackageResources.Exchange_cu + PackageResources.Warpgroup_cu
         + PackageResources.ClusterTasks_cu + PackageResources.ForwardCluster_cu
-    case "ForwardWarpgroup":
+    case "ForwardWarpgroup": bytes = warpgroup + PackageResources.ForwardWarpgroup_cu
+    case "BackwardWarpgroup":
       bytes =
-        PackageResources.Warpgroup_cu + PackageResources.WarpgroupWalk_cu
-        + PackageResources.WarpgroupProducers_cu + PackageResources.ForwardWarpgroup_cu
+        warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardWarpgroup_cu
+    case "BackwardRows": bytes = PackageResources.BackwardRows_cu
     case "Backward": bytes = PackageResources.Cluster_cu + PackageResources.Backward_cu
     case "BackwardLong": bytes = PackageResources.BackwardLong_cu
     case "BiasGradient": bytes = PackageResources.BiasGradient_cu
@@ -30,9 +31,15 @@ package enum KernelSources {
       decoding: PackageResources.Prelude_cu + PackageResources.Tiles_cu + bytes, as: UTF8.self)
   }
 
+  /// What the warpgroup kernels share.
+  private static var warpgroup: [UInt8] {
+    PackageResources.Warpgroup_cu + PackageResources.WarpgroupWalk_cu
+      + PackageResources.WarpgroupProducers_cu
+  }
+
   /// The names of the kernel files.
   package static let files = [
     "Forward", "ForwardFused", "ForwardCluster", "ForwardWarpgroup", "Backward", "BackwardLong",
-    "BiasGradient", "Reduce", "Decode",
+    "BackwardRows", "BackwardWarpgroup", "BiasGradient", "Reduce", "Decode",
   ]
 }

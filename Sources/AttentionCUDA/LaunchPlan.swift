@@ -131,8 +131,10 @@ extension CUDAPassShape {
   package var reductionPlan: LaunchPlan { .reduction(reductionEntry) }
 
   /// The rows of the rotary table that the kernels of this pass may read: positions relative to the first
-  /// key of a tile.
-  var rotaryRows: Int {
-    isSliding ? min(fiberLength, mode.size + 192) + 256 : fiberLength + 256
+  /// key of a tile; to the first row of a walk in a backward pass on a Hopper GPU.
+  package var rotaryRows: Int {
+    guard isSliding else { return fiberLength + 256 }
+    let walk = backwardWarpgroupPlans == nil ? 0 : 128 * WalkSchedule.longest
+    return min(fiberLength, max(mode.size + 192, walk)) + 256
   }
 }

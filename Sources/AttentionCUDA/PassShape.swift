@@ -77,7 +77,7 @@ public struct CUDAPassShape: Sendable, Hashable {
   }
 
   /// The number of fibers of one head.
-  var fibers: Int {
+  package var fibers: Int {
     if isSliding { return min(mode.stride, tokens) }
     let block = mode.size * mode.stride
     return (tokens + block - 1) / block * mode.stride

@@ -51,6 +51,9 @@ package struct WalkSchedule: Sendable, Hashable {
   package var walks: Int
   /// The blocks that are launched.
   package var blocks: Int
+
+  /// The most steps of a walk: turns add up from row to row.
+  static let longest = 64
 }
 
 extension CUDAPassShape {
@@ -93,10 +96,15 @@ extension CUDAPassShape {
   ///
   /// A window or a fiber that fits the ring is walked in many steps, which read every key once. What does
   /// not fit is walked step by step: each reads all keys that it sees.
+  ///
+  /// - Parameters:
+  ///   - heads: those that walks are dealt by; nil for the query heads.
+  ///   - ringTiles: the tiles that the ring holds; nil for those of the forward pass, 0 where none may stay.
   package func walkSchedule(
-    fibers: Int, skipped: Int, multiprocessors: Int
+    fibers: Int, skipped: Int, multiprocessors: Int, heads: Int? = nil, ringTiles: Int? = nil
   ) -> WalkSchedule {
-    let lines = batch * heads * fibers
+    let lines = batch * (heads ?? self.heads) * fibers
+    let ringTiles = ringTiles ?? self.ringTiles
     let steps = max(1, (fiberLength - skipped / 64 * 64 + 127) / 128)
     if (fiberLength + 63) / 64 <= ringTiles {
       return .init(
@@ -109,7 +117,7 @@ extension CUDAPassShape {
       // walks stay side by side, so that neighboring rows are read at about the same time.
       if mode.stride == 1 {
         return .init(
-          order: .stretches, walkSteps: 64, chunks: steps, walks: lines * steps,
+          order: .stretches, walkSteps: WalkSchedule.longest, chunks: steps, walks: lines * steps,
           blocks: min(multiprocessors, lines * steps))
       }
       let walkSteps = min(steps, 16)
@@ -132,7 +140,7 @@ extension CUDAPassShape {
 }
 
 extension WalkParameters {
-  init(_ pass: PassParameters, schedule: WalkSchedule, fibers: Int) {
+  init(_ pass: PassParameters, schedule: WalkSchedule, fibers: Int, heads: Int? = nil) {
     self.pass = pass
     self.schedule = Int32(schedule.order.rawValue)
     walkSteps = Int32(schedule.walkSteps)
@@ -140,7 +148,7 @@ extension WalkParameters {
     chunks = Int32(schedule.chunks)
     byFibers = Division(fibers)
     byChunks = Division(schedule.chunks)
-    byHeads = Division(Int(pass.heads))
+    byHeads = Division(heads ?? Int(pass.heads))
     byStride = Division(Int(pass.stride))
   }
 }

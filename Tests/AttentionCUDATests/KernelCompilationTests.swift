@@ -32,6 +32,12 @@ struct KernelCompilationTests {
       shape(element, width: 64, size: 1000, support: .block, full: true),
       shape(element, width: 128, size: 128, support: .blockCausal, full: false),
     ]
+      // Without a bias, long fibers have a backward pass of their own on a Hopper GPU.
+      + [(128, 256, Support.slidingCausal), (64, 2000, .slidingCausal), (64, 100, .block)].map {
+        var shape = shape(element, width: $0, size: $1, support: $2, full: true)
+        shape.hasBias = false
+        return shape
+      }
   }
 
   @Test(
@@ -43,7 +49,8 @@ struct KernelCompilationTests {
     let compiler = try compiler.get()
     let forward = [shape.forwardPlan] + [shape.warpgroupPlan].compactMap { $0 }
     let bias = shape.hasBias ? [shape.biasPlan] : []
-    for plan in forward + [shape.reductionPlan] + shape.backwardPlans + bias {
+    let backward = shape.backwardPlans + (shape.backwardWarpgroupPlans ?? [])
+    for plan in forward + [shape.reductionPlan] + backward + bias {
       let cubin = try compiler.compile(
         source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
         options: plan.options(architecture: "sm_90a"))
@@ -146,7 +153,10 @@ struct KernelCompilationTests {
         for support in Support.allCases {
           let shape = Self.shape(element, width: width, size: size, support: support, full: true)
           let forward = [shape.forwardPlan] + [shape.warpgroupPlan].compactMap { $0 }
-          for plan in forward + [shape.biasPlan] + shape.backwardPlans {
+          var plain = shape
+          plain.hasBias = false
+          let backward = shape.backwardPlans + (plain.backwardWarpgroupPlans ?? [])
+          for plan in forward + [shape.biasPlan] + backward {
             #expect(plan.sharedMemory <= 227 * 1024, "\(plan.entry) for \(shape)")
             #expect(plan.rows % 16 == 0)
           }
@@ -185,6 +195,27 @@ struct KernelCompilationTests {
         #expect(schedule.walks == lines * schedule.chunks)
         #expect(schedule.chunks * covered >= steps && (schedule.chunks - 1) * covered < steps)
         #expect(schedule.blocks > 0 && schedule.blocks <= 132)
+      }
+    }
+  }
+
+  @Test("backward walks cover every step of every fiber", arguments: Support.allCases)
+  func backwardWalks(support: Support) {
+    for (size, keyHeads, width) in [(65, 8, 128), (128, 8, 64), (256, 2, 128), (600, 4, 64)] {
+      var shape = Self.shape(.float16, width: width, size: size, support: support, full: false)
+      shape.keyHeads = keyHeads
+      for key in [false, true] {
+        let schedule = shape.backwardSchedule(key: key, multiprocessors: 132)
+        let steps = (shape.fiberLength + 127) / 128
+        let lines = shape.batch * (key ? keyHeads : shape.heads) * shape.fibers
+        let covered = schedule.order == .stretches ? 1 : schedule.walkSteps
+        #expect(schedule.walks == lines * schedule.chunks)
+        #expect(schedule.chunks * covered >= steps && (schedule.chunks - 1) * covered < steps)
+        // Where heads share keys, each of their tiles is seen once a head.
+        #expect(!key || keyHeads == shape.heads || covered == 1)
+        #expect(schedule.blocks > 0 && schedule.blocks <= 132)
+        let turns = schedule.order == .stretches ? schedule.walkSteps : covered
+        #expect(shape.rotaryRows >= min(shape.fiberLength, 128 * turns))
       }
     }
   }

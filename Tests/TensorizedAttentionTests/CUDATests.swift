@@ -59,6 +59,17 @@ struct CUDATests {
         Trial(
           fold: [2, 350], support: support, normalization: .joint, rotary: Rotary(.mode), heads: 2,
           keyHeads: 1, tokens: 640, width: 128, biases: false),
+        // Long fibers without biases, whose backward pass has kernels of its own: one head's keys and grouped ones,
+        // a ring that holds a window or a fiber and one that does not, ragged ends and padding.
+        Trial(
+          fold: [2, 130], support: support, normalization: .joint, rotary: Rotary(.mode), heads: 3,
+          keyHeads: 3, tokens: 700, width: 128, lengths: [700, 333], biases: false),
+        Trial(
+          fold: [130, 3], support: support, rotary: Rotary(.sequence), heads: 4, keyHeads: 2,
+          tokens: 777, width: 64, lengths: [777, 70], layout: .tokensFirst, biases: false),
+        Trial(
+          fold: [2, 500], support: support, normalization: .joint, heads: 2, keyHeads: 2,
+          tokens: 900, width: 64, biases: false),
         // The halves of a head that rotate together lie in different lanes of the tensor cores.
         Trial(
           fold: [3, 80], support: support, rotary: Rotary(.sequence), heads: 2, keyHeads: 1,

@@ -18,7 +18,7 @@
 // key, and the diagonal less β, since β is added to the whole row afterwards. `delta` is the distance of
 // the lane's first query from its first key.
 template <bool MAYBE_DIAGONAL, bool MAYBE_EDGE>
-__device__ __forceinline__ void mask(const WalkedPass& p, const Walk& walk, float (&s)[8][4], int block, int tile,
+__device__ __forceinline__ void mask(const WalkedPass& p, const Walk<FORWARD>& walk, float (&s)[8][4], int block, int tile,
                                      int delta, const float (&carried)[2], float beta, const float* bias) {
 #if BIAS
   float inverse = reciprocal(p.rawScale);
@@ -116,16 +116,6 @@ __device__ __forceinline__ void each(Body& body) {
   }
 }
 
-// Keeps the compiler from moving arithmetic on `s` across this point: which products run beside it is decided here.
-__device__ __forceinline__ void pin(float (&c)[8][4]) { asm volatile("" : OCTETS_8(INOUT)::"memory"); }
-
-__device__ __forceinline__ void packScores(u32 (&a)[4][4], const float (&s)[8][4]) {
-#pragma unroll
-  for (int k = 0; k < 4; k++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) a[k][i] = pack(s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
-}
-
 __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const Gates& gates, int group) {
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
@@ -139,8 +129,8 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
   float scale = p.scale;
   i64 rowStep = p.stride * p.oN;
 
-  Walk walk;
-  walk.begin(p);
+  Walk<FORWARD> walk;
+  walk.begin(p, blockIdx.x, gridDim.x);
   while (walk.next(p)) {
     int base = entry - walk.low, from = walk.low;  // the first tile that is held
     Place held(entry);
@@ -376,10 +366,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const 
   int group = uniform(threadIdx.x / 128);
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    fetch(p, memory, gates);
+    fetch<FORWARD>(p, memory, gates, blockIdx.x, gridDim.x);
   } else if (group == 1) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
-    turn(p, memory, gates);
+    turn<FORWARD>(p, memory, gates);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
     consume(p, memory, gates, group - 2);

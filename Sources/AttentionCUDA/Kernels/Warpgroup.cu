@@ -77,9 +77,10 @@ __device__ __forceinline__ void awaitProducts() {
 #define INOUT "+f"
 #define OCTETS_8(x) OCTET(x, 0)
 #define OCTETS_16(x) OCTET(x, 0), OCTET(x, 8)
-#define NAMES_8                                                                                              \
+#define LANES_8                                                                                              \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27," \
-  "%28,%29,%30,%31}, {%32,%33,%34,%35}"
+  "%28,%29,%30,%31}"
+#define NAMES_8 LANES_8 ", {%32,%33,%34,%35}"
 #define NAMES_16                                                                                               \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,"   \
   "%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
@@ -99,6 +100,34 @@ PRODUCT(start, 8, 64, "0", OUT, "36", "37")
 PRODUCT(add, 8, 64, "1", INOUT, "36", "37")
 PRODUCT(start, 16, 128, "0", OUT, "68", "69")
 PRODUCT(add, 16, 128, "1", INOUT, "68", "69")
+
+// c[64, 64] = a[64, D] · b[64, D]ᵀ of two tiles, given by their descriptors.
+__device__ __forceinline__ void startTiles(float (&c)[8][4], u32 a, u32 b) {
+  asm volatile("{ .reg .b64 a, b; mov.b64 a, {%32, 0x40000040}; mov.b64 b, {%33, 0x40000040};\n" WGMMA(64) LANES_8
+               ", a, b, 0, 1, 1, 0, 0; }"
+               : OCTETS_8(OUT)
+               : "r"(a), "r"(b));
+#pragma unroll
+  for (int k = 1; k < D / 16; k++) {
+    u32 offset = (k / 4 * PANEL + k % 4 * 32) / 16;
+    asm volatile("{ .reg .b64 a, b; mov.b64 a, {%32, 0x40000040}; mov.b64 b, {%33, 0x40000040};\n" WGMMA(64) LANES_8
+                 ", a, b, 1, 1, 1, 0, 0; }"
+                 : OCTETS_8(INOUT)
+                 : "r"(a + offset), "r"(b + offset));
+  }
+}
+
+// Keeps the compiler from moving arithmetic on `c` across this point: which products run beside it is decided here.
+__device__ __forceinline__ void pin(float (&c)[8][4]) { asm volatile("" : OCTETS_8(INOUT)::"memory"); }
+__device__ __forceinline__ void pin(float (&c)[16][4]) { asm volatile("" : OCTETS_16(INOUT)::"memory"); }
+
+// A product's result as the next one's operand.
+__device__ __forceinline__ void packScores(u32 (&a)[4][4], const float (&s)[8][4]) {
+#pragma unroll
+  for (int k = 0; k < 4; k++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[k][i] = pack(s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
+}
 
 // A value that the compiler takes for the same in all lanes of a warp.
 __device__ __forceinline__ int uniform(int x) { return __shfl_sync(~0u, x, 0); }

@@ -1,7 +1,7 @@
-// The producers of ForwardWarpgroup.cu: one warpgroup copies tiles to shared memory as far ahead as there is room,
+// The producers of the warpgroup kernels: one warpgroup copies tiles to shared memory as far ahead as there is room,
 // another one turns them in place and hands them to the consumers.
 
-#define ITEMS 16                // copies that may be under way; more than there are tiles
+#define ITEMS (STAGES < 5 ? 8 : 16)  // copies that may be under way; more than there are tiles and own blocks
 #define PAIRS (D / 16)          // chunks of the lower half of a row's channels
 #define ROUND (32 / PAIRS * 4)  // rows that a warpgroup copies or turns at once
 #define ROUNDS (64 / ROUND)
@@ -83,29 +83,34 @@ struct Turns {
 };
 #endif
 
-// Where the barriers lie: copies that have landed; tiles of keys and of queries that are ready or free.
+// Where the barriers lie: copies that have landed; tiles of keys and of queries that are ready or free. Then the turns of a
+// walk's first rows (forward) or D and ℓ' of 64 queries a tile (backward).
 struct Gates {
-  u32 landed, full, empty, queryFull, queryEmpty, notes, origin;
+  u32 landed, full, empty, queryFull, queryEmpty, notes, origin, sums;
   __device__ __forceinline__ Gates(u32 place)
       : landed(place), full(place + ITEMS * 8), empty(full + STAGES * 8), queryFull(empty + STAGES * 8),
-        queryEmpty(queryFull + 16), notes(queryEmpty + 16), origin(place + 512) {}
+        queryEmpty(queryFull + 24), notes(queryEmpty + 24), origin(place + 512), sums(notes + ITEMS * 4) {}
 };
 
-// What a copy holds: keys and values, queries (of the second consumer), and the slot of the keys. Where
-// turns do not follow from the last copy's, the low bits are the distance in tiles from the walk's first queries.
+// What a copy holds: keys and values, queries (and their buffer), and the slot of the keys. Where turns do not follow
+// from the last copy's, the low bits are the distance in tiles from the walk's first queries.
 #define QUERIES (1u << 31)
 #define KEYS (1u << 30)
-#define SECOND (1u << 29)
-#define FRESH (1u << 28)
+#define BUFFER(what) ((what) >> 28 & 3)
+#define SLOT_OF(what) ((what) >> 24 & 15)
 #define LAST (1u << 23)
+#define FRESH (1u << 22)
 
 // Fetches tiles in the order in which they are needed, as far ahead as the ring allows.
-__device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gates& gates) {
+template <int ROLE>
+__device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gates& gates, int index, int count) {
+  constexpr int OWN = ROLE == FORWARD ? TILE : SLOT;
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int row = warp * (32 / PAIRS) + lane / PAIRS, chunk = lane % PAIRS;
   u32 place = swizzled(row, chunk), queries = memory + STAGES * SLOT + place;
   int item = 0;
-  u32 given = 3;  // parities of the blocks of queries that each consumer was given
+  u32 given = 7;  // parities of the buffers of own blocks
+  int held = 0;   // the next one; forward, each consumer has one
   auto note = [&](u32 what) {
     u32 landed = gates.landed + item * 8;
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(landed) : "memory");
@@ -115,14 +120,37 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
     }
     item = (item + 1) % ITEMS;
   };
-  Walk walk;
+  Walk<ROLE> walk;
   Place slot(0);
-  walk.begin(p);
+  walk.begin(p, index, count);
   while (walk.next(p)) {
-    int kHead = p.ratioK > 1 ? walk.h / p.ratioK : walk.h, uHead = p.ratioU > 1 ? walk.h / p.ratioU : walk.h;
-    const T* qLine = p.q + walk.b * p.qB + walk.h * p.qH + walk.origin * p.qN + chunk * 8;
-    const T* kLine = p.k + walk.b * p.kB + kHead * p.kH + walk.origin * p.kN + chunk * 8;
-    const T* uLine = p.u + walk.b * p.uB + uHead * p.uH + walk.origin * p.uN + chunk * 8;
+    // Where a row's chunk is found, formed for every copy: the registers have no room for eight lines and steps. Keys are
+    // shared by ratioK query heads and values by ratioU.
+    auto lineOf = [&](const T* base, i64 batch, i64 head, i64 token, int ratio) {
+      int h = walk.h;
+      asm volatile("" : "+r"(h));
+      return base + walk.b * batch + (ratio > 1 ? h / ratio : h) * head + walk.origin * token + chunk * 8;
+    };
+    auto copy = [&](u32 target, bool asQuery, int first, int begin) {
+      if (asQuery) {
+        copyRows(target, lineOf(p.q, p.qB, p.qH, p.qN, 1), p.qN * p.stride, row, first, begin, walk.keys);
+        if (ROLE != FORWARD)
+          copyRows(target + TILE, lineOf(p.dout, p.doB, p.doH, p.doN, 1), p.doN * p.stride, row, first, 0, walk.keys);
+      } else {
+        copyRows(target, lineOf(p.k, p.kB, p.kH, p.kN, p.ratioK), p.kN * p.stride, row, first, 0, walk.keys);
+        copyRows(target + TILE, lineOf(p.u, p.uB, p.uH, p.uN, p.ratioU), p.uN * p.stride, row, first, 0, walk.keys);
+      }
+    };
+    // Half of the threads copy D of 64 queries, the others ℓ'.
+    auto copySums = [&](int place, int first) {
+      int h = walk.h, j = first + threadIdx.x % 64, bytes = j < walk.keys ? 4 : 0;
+      asm volatile("" : "+r"(h));
+      const float* sums = p.dot + (i64)((warp / 2 * p.batch + walk.b) * p.heads + h) * p.lseN + walk.origin;
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(gates.sums + place * 512 +
+                                                                        threadIdx.x % 128 * 4),
+                   "l"(sums + (bytes ? (i64)j * p.stride : 0)), "r"(bytes)
+                   : "memory");
+    };
     // Blocks of queries come with the keys of their own tile where both come in the same order; else the first
     // two come before all keys and the others behind.
     int blocks = walk.live - walk.first, tiles = walk.high - walk.low + 1;
@@ -137,17 +165,21 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
       if (hasKeys) {
         waitFor(gates.empty + slot.slot * 8, slot.round ^ 1);
         u32 target = memory + slot.slot * SLOT + place;
-        copyRows(target, kLine, p.kN * p.stride, row, block * 64, 0, walk.keys);
-        copyRows(target + TILE, uLine, p.uN * p.stride, row, block * 64, 0, walk.keys);
+        int first = walk.position(block);
+        copy(target, ROLE == KEY, first, 0);
+        if (ROLE == KEY) copySums(slot.slot, first);
         what |= KEYS | slot.slot << 24;
         slot.next();
       }
       if (!hasKeys || (CAUSAL && block >= walk.first + ahead)) {
-        int second = (block - walk.first ^ walk.turn) & 1;
-        waitFor(gates.queryEmpty + second * 8, given >> second & 1);
-        copyRows(queries + second * TILE, qLine, p.qN * p.stride, row, block * 64, walk.firstRow, walk.keys);
-        what |= QUERIES | (second ? SECOND : 0);
-        given ^= 1u << second;
+        int buffer = ROLE == FORWARD ? (block - walk.first ^ walk.turn) & 1 : held;
+        waitFor(gates.queryEmpty + buffer * 8, given >> buffer & 1);
+        int first = walk.position(block);
+        copy(queries + buffer * OWN, ROLE != KEY, first, walk.firstRow);
+        if (ROLE == QUERY) copySums(buffer, first);
+        what |= QUERIES | buffer << 28;
+        given ^= 1u << buffer;
+        held = held == 2 ? 0 : held + 1;
       }
       note(what);
     }
@@ -156,7 +188,11 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
 }
 
 // Turns what has landed and hands it on to the consumers.
+template <int ROLE>
 __device__ __forceinline__ void turn(const WalkedPass& p, u32 memory, const Gates& gates) {
+  // Mirrored, rows go from a tile's last to its first, so that turns advance there, too.
+  constexpr int OWN = ROLE == FORWARD ? TILE : SLOT, LAST_ROWS = ROLE == KEY ? 64 - ROUND : 0;
+  constexpr u32 ROW_STEP = ROLE == KEY ? 0u - ROUND * 128u : ROUND * 128u;
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int row = warp * (32 / PAIRS) + lane / PAIRS, chunk = lane % PAIRS;
   u32 place = swizzled(row, chunk), queries = memory + STAGES * SLOT + place;
@@ -166,9 +202,9 @@ __device__ __forceinline__ void turn(const WalkedPass& p, u32 memory, const Gate
   Turns here, jump;
   const float2* table = p.rotary + chunk * 8;
   u32 origin = gates.origin + warp * 2048 + lane * 16;
-  jump.load(table + ROUND * (D / 2), false);
-  here.load(table + row * (D / 2), false);
-  here.save(origin);
+  jump.load(table + ROUND * (D / 2), ROLE == KEY);
+  here.load(table + (LAST_ROWS + row) * (D / 2), false);
+  if (ROLE == FORWARD) here.save(origin);
 #endif
   for (int n = 0;; n++) {
     waitFor(gates.landed + n % ITEMS * 8, n / ITEMS & 1);
@@ -178,14 +214,21 @@ __device__ __forceinline__ void turn(const WalkedPass& p, u32 memory, const Gate
     if (what & LAST) return;
 #if ROTARY
     if (what & FRESH) {
-      int distance = what & (LAST - 1);
-      if (distance == 0) here.restore(origin);
-      else if (what & KEYS) here.load(table + (i64)(distance * 64 - row) * (D / 2), true);
-      else here.load(table + (i64)(distance * 64 + row) * (D / 2), false);
+      int distance = what & (FRESH - 1);
+      if (ROLE == FORWARD && distance == 0) here.restore(origin);
+      else {
+        // Tiles of keys lie before the walk's first queries, the own blocks behind them.
+        bool before = (what & KEYS) != 0;
+        if (ROLE == KEY) before = !before && distance > 0;
+        else before = before && distance > 0;
+        here.load(table + (i64)(before ? distance * 64 - LAST_ROWS - row : distance * 64 + LAST_ROWS + row) * (D / 2),
+                  before);
+      }
     } else {
       here.advance(jump);
     }
-    u32 keyTile = memory + (what >> 24 & 15) * SLOT + place, queryTile = queries + (what & SECOND ? TILE : 0);
+    u32 keyTile = memory + SLOT_OF(what) * SLOT + place + LAST_ROWS * 128;
+    u32 queryTile = queries + BUFFER(what) * OWN + LAST_ROWS * 128;
     if ((what & KEYS) && (what & QUERIES)) {
 #pragma unroll 2
       for (int r = 0; r < ROUNDS; r++) {
@@ -194,8 +237,8 @@ __device__ __forceinline__ void turn(const WalkedPass& p, u32 memory, const Gate
         if (r > 0) here.advance(jump);
         here.rotate(keyTile, k0, k1);
         here.rotate(queryTile, q0, q1);
-        keyTile += ROUND * 128;
-        queryTile += ROUND * 128;
+        keyTile += ROW_STEP;
+        queryTile += ROW_STEP;
       }
     } else {
       if (what & QUERIES) keyTile = queryTile;
@@ -204,15 +247,15 @@ __device__ __forceinline__ void turn(const WalkedPass& p, u32 memory, const Gate
         uint4 x = loadShared(keyTile), y = loadShared(FAR(keyTile));
         if (r > 0) here.advance(jump);
         here.rotate(keyTile, x, y);
-        keyTile += ROUND * 128;
+        keyTile += ROW_STEP;
       }
     }
 #endif
     publish();
     __syncwarp();
     if (lane == 0) {
-      if (what & KEYS) arrive(gates.full + (what >> 24 & 15) * 8);
-      if (what & QUERIES) arrive(gates.queryFull + (what & SECOND ? 8 : 0));
+      if (what & KEYS) arrive(gates.full + SLOT_OF(what) * 8);
+      if (what & QUERIES) arrive(gates.queryFull + BUFFER(what) * 8);
     }
   }
 }

@@ -17,9 +17,23 @@ struct WalkedPass : Pass {
 };
 static_assert(sizeof(WalkedPass) == sizeof(Pass) + 48, "Swift's WalkParameters has this size");
 
-// A run of queries on one fiber: blocks and tiles are 64 positions, counted from the fiber's first.
+// What a block does. The key role is the mirror image of the query one: it owns keys and streams the queries that see
+// them, and its tiles count from the fiber's last key to its first.
+#define FORWARD 0
+#define QUERY 1
+#define KEY 2
+#ifndef GROUPED
+#define GROUPED 0
+#endif
+
+// A run of own blocks on one fiber: blocks and tiles are 64 positions, counted from the fiber's first (mirrored:
+// its last). Forward, blocks are queries and tiles keys.
+template <int ROLE>
 struct Walk {
   int b, h, origin;
+  int fiber, full;         // the fiber's number; tiles that have keys
+  int replica, heads;      // key role: the query head of those that share the keys; heads that walks are dealt by
+  int blocks;              // that share the walks
   int length, keys;        // positions; those that are no padding
   int firstRow;            // the first position whose u' is wanted
   int first, last, live;   // blocks of queries; the live ones have keys
@@ -33,21 +47,33 @@ struct Walk {
     int length = end > origin ? divide(end - origin + p.stride - 1, p.byStride) : 0;
     return SLIDING ? length : min(length, p.size);
   }
-  __device__ __forceinline__ void begin(const WalkedPass& p) {
+  __device__ __forceinline__ void begin(const WalkedPass& p, int index, int count) {
     // Schedule 0: every block has one stretch of all steps. Otherwise walks are dealt out in turn.
-    cursor = p.schedule == 0 ? (int)((i64)p.walks * blockIdx.x / gridDim.x) : blockIdx.x;
-    end = p.schedule == 0 ? (int)((i64)p.walks * (blockIdx.x + 1) / gridDim.x) : p.walks;
+    cursor = p.schedule == 0 ? (int)((i64)p.walks * index / count) : index;
+    end = p.schedule == 0 ? (int)((i64)p.walks * (index + 1) / count) : p.walks;
     turn = 1;
+    blocks = count;
+    heads = ROLE == KEY && GROUPED ? p.heads / p.ratioK : p.heads;
+    replica = ROLE == KEY ? p.ratioK : 0;
+  }
+  // The first position of a block or tile.
+  __device__ __forceinline__ int position(int tile) const {
+    return (ROLE == KEY && tile < full ? full - 1 - tile : tile) * 64;
   }
   __device__ __forceinline__ bool next(const WalkedPass& p) {
+    if (ROLE == KEY && GROUPED && replica + 1 < p.ratioK) {
+      replica++;
+      h++;
+      return true;
+    }
     while (cursor < end) {
-      int fibers = p.fibers - p.firstFiber, line, fiber, step, count = p.walkSteps, index = cursor;
+      int fibers = p.fibers - p.firstFiber, line, step, count = p.walkSteps, index = cursor;
       if (p.schedule == 2) {  // neighboring fibers side by side
         int rest = divide(index, p.byFibers);
         fiber = index - rest * fibers;
         line = divide(rest, p.byChunks);
         step = (rest - line * p.chunks) * count;
-        cursor += gridDim.x;
+        cursor += blocks;
       } else {  // the steps of a fiber side by side
         int rest = divide(index, p.byChunks);
         step = (index - rest * p.chunks);
@@ -58,11 +84,12 @@ struct Walk {
           cursor += count;
         } else {
           step *= count;
-          cursor += gridDim.x;
+          cursor += blocks;
         }
       }
       b = divide(line, p.byHeads);
-      h = line - b * p.heads;
+      h = line - b * heads;
+      if (ROLE == KEY && GROUPED) h *= p.ratioK, replica = 0;
       fiber += p.firstFiber;
 #if SLIDING
       origin = fiber;
@@ -76,7 +103,7 @@ struct Walk {
       first = p.firstPosition / 64 + step * 2;
       last = min(first + count * 2, (length + 63) / 64);
       if (first >= last) continue;
-      int full = (keys + 63) / 64;
+      full = (keys + 63) / 64;
       live = min(last, full);
       low = lowTile(p, first);
       high = live > first ? (CAUSAL ? live : full) - 1 : low - 1;

@@ -1,0 +1,92 @@
+import Folding
+
+// The backward pass of long fibers on Hopper (`BackwardRows.cu`, `BackwardWarpgroup.cu`): when it runs, and its
+// launches.
+
+extension CUDAPassShape {
+  /// The tiles, of 64 rows of two tensors, that the ring in shared memory holds.
+  private var backwardRingTiles: Int { headWidth == 128 ? 4 : 9 }
+
+  /// The parts of dβ that a head has: one for every sixteen queries of a fiber.
+  var betaParts: Int { hasBeta ? batch * fibers * ((fiberLength + 63) / 64) * 4 : 0 }
+
+  /// The kernels of the backward pass on a Hopper GPU, in the order in which they run, or nil where it has none:
+  /// f32, other head widths, fibers that a short kernel packs, and passes with a mode bias.
+  package var backwardWarpgroupPlans: [LaunchPlan]? {
+    guard element != .float32, headWidth == 64 || headWidth == 128, fiberLength > 64, !hasBias
+    else { return nil }
+    let rows = plan(
+      "BackwardRows", "backwardRows", rows: 128, sharedMemory: 0, [:])
+    let tiles = backwardRingTiles
+    // The ring, three own blocks, barriers and notes, the consumers' walks.
+    let items = tiles < 5 ? 8 : 16
+    let memory = (tiles + 3) * 2 * 64 * headWidth * 2 + items * 12 + tiles * 16 + 48 + 8 * 80
+    let products = [("Query", 1), ("Key", 2)].map { name, role -> LaunchPlan in
+      var plan = plan(
+        "BackwardWarpgroup", "backwardWarpgroup" + name, rows: 128,
+        // D and ℓ' of the queries, which are own blocks or tiles.
+        sharedMemory: memory + (role == 1 ? 3 : tiles) * 512,
+        [
+          "STAGES": tiles, "WINDOW": isSliding && fiberLength > mode.size ? 1 : 0, "ROLES": role,
+          "GROUPED": role == 2 && keyHeads < heads ? 1 : 0,
+        ])
+      plan.threads = 512
+      plan.macros.removeAll { $0.hasPrefix("WARPS=") }
+      plan.macros.append("WARPS=16")
+      plan.macros.sort()
+      return plan
+    }
+    return [rows] + products
+  }
+
+  /// How a role goes about the pass. Keys that query heads share meet the queries of one head after the other, so that
+  /// no tile stays.
+  package func backwardSchedule(key: Bool, multiprocessors: Int) -> WalkSchedule {
+    walkSchedule(
+      fibers: fibers, skipped: 0, multiprocessors: multiprocessors,
+      heads: key ? keyHeads : heads, ringTiles: key && keyHeads < heads ? 0 : backwardRingTiles)
+  }
+}
+
+extension CUDAKernels {
+  /// Whether a device runs a backward pass through the warpgroup kernels.
+  static func hasBackwardWarpgroups(
+    _ shape: CUDAPassShape, on device: CUDADriver.Device
+  ) -> Bool {
+    let memory = shape.backwardWarpgroupPlans?.map(\.sharedMemory).max() ?? .max
+    return device.capability == 90 && memory <= device.sharedMemory
+  }
+
+  /// Launches the backward pass of long fibers on a Hopper GPU.
+  func backwardWarpgroup(
+    _ shape: CUDAPassShape, _ parameters: PassParameters, _ gradients: CUDAPassGradients,
+    on device: CUDADriver.Device, stream: CUDADriver.Stream
+  ) throws {
+    let kernels = try kernels(.backwardWarpgroup(shape), on: device)
+    var parameters = parameters
+    // D and ℓ' of every row, then the parts of dβ.
+    parameters.dbeta =
+      parameters.dot + UInt64(2 * 4 * shape.batch * shape.heads * Int(parameters.lseRow))
+    parameters.tilesPerFiber = Int32((shape.fiberLength + 63) / 64)
+    let rows = kernels[0].plan.threads / (shape.headWidth / 8) * 4
+    try driver.launch(
+      kernels[0].function,
+      grid: ((shape.tokens + rows - 1) / rows, shape.batch * shape.heads),
+      threads: kernels[0].plan.threads, sharedMemory: 0, stream: stream, parameters: parameters)
+    for (kernel, key) in [(kernels[1], false), (kernels[2], true)] {
+      let schedule = shape.backwardSchedule(key: key, multiprocessors: device.multiprocessors)
+      try driver.launch(
+        kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
+        sharedMemory: kernel.plan.sharedMemory, stream: stream,
+        parameters: WalkParameters(
+          parameters, schedule: schedule, fibers: shape.fibers,
+          heads: key ? shape.keyHeads : shape.heads))
+    }
+    if shape.hasBeta {
+      try driver.launch(
+        kernels[3].function, grid: (shape.heads, 1), threads: 256, sharedMemory: 0, stream: stream,
+        parameters: Reduction(
+          partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.betaParts)))
+    }
+  }
+}

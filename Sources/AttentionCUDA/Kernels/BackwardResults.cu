@@ -1,0 +1,126 @@
+// How BackwardWarpgroup.cu's consumers bring sums from their registers to memory: turned back, by way of shared memory, so that
+// rows leave whole.
+
+#define PITCH 144  // bytes between 64 channels of staged output rows, off the banks' period
+
+#if ROTARY
+// The turns of a lane's columns in one row of the table. Fetched here and not where they are needed.
+__device__ __forceinline__ void loadTurns(float4 (&w)[ND / 2], const float2* table, int row) {
+  const float4* turn = reinterpret_cast<const float4*>(table + (i64)abs(row) * (D / 2)) + (threadIdx.x & 3);
+#pragma unroll
+  for (int n = 0; n < ND / 2; n++)
+    asm volatile("ld.global.nc.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(w[n].x), "=f"(w[n].y), "=f"(w[n].z), "=f"(w[n].w)
+                 : "l"(turn + n * 4));
+}
+
+// Turns accumulators back: a lane's first row by `w` (the other way if `negative`), the one eight rows on by the
+// table's eighth row more.
+__device__ __forceinline__ void turnBack(float (&c)[ND][4], const float4 (&turns)[ND / 2], bool negative,
+                                         const float2* table) {
+  float sign = negative ? -1.f : 1.f;
+  const float4* eighth = reinterpret_cast<const float4*>(table + 8 * (D / 2)) + (threadIdx.x & 3);
+#pragma unroll
+  for (int n = 0; n < ND / 2; n++) {
+    float4 w = turns[n], d = __ldg(eighth + n * 4);
+    w.y *= sign, w.w *= sign;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      if (half)
+        w = make_float4(w.x * d.x - w.y * d.y, w.y * d.x + w.x * d.y, w.z * d.z - w.w * d.w, w.w * d.z + w.z * d.w);
+      float x0 = c[n][half * 2], x1 = c[n][half * 2 + 1];
+      float y0 = c[n + ND / 2][half * 2], y1 = c[n + ND / 2][half * 2 + 1];
+      c[n][half * 2] = x0 * w.x + y0 * w.y;
+      c[n][half * 2 + 1] = x1 * w.z + y1 * w.w;
+      c[n + ND / 2][half * 2] = y0 * w.x - x0 * w.y;
+      c[n + ND / 2][half * 2 + 1] = y1 * w.z - x1 * w.w;
+    }
+  }
+}
+#endif
+
+// Where a warp's sixteen rows of results go: rows j, j + 4, … of a fiber are a lane's, 128 bytes at a time.
+struct Target {
+  T* place;     // of the first of them
+  i64 step;     // from one to the next
+  int j, keys;  // the first one's position; the positions that are no padding
+  int end;      // those that are written
+  bool whole;   // all sixteen are no padding
+  __device__ __forceinline__ Target(T* line, i64 positionStep, int block, int first, int keys, int end)
+      : step(positionStep * 4), j(block + first + (threadIdx.x & 31) / 8), keys(keys), end(end),
+        whole(block + 64 <= keys) {
+    place = line + j * positionStep + threadIdx.x % 8 * 8;
+  }
+};
+
+// What is there, if it is to be added.
+__device__ __forceinline__ void loadRows(uint4 (&x)[ND / 2], const Target& to, bool wanted) {
+#pragma unroll
+  for (int i = 0; i < ND / 2; i++) {
+    x[i] = make_uint4(0, 0, 0, 0);
+    if (wanted && to.j + i % 4 * 4 < to.keys)
+      asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+                   : "=r"(x[i].x), "=r"(x[i].y), "=r"(x[i].z), "=r"(x[i].w)
+                   : "l"(to.place + i % 4 * to.step + i / 4 * 64)
+                   : "memory");
+  }
+}
+
+// Adds rows in the layout of memory to accumulators, by way of staged rows.
+__device__ __forceinline__ void addRows(float (&c)[ND][4], const uint4 (&x)[ND / 2], u32 stageLane, u32 stageRow) {
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < ND / 2; i++) {
+    const u32 w[4] = {x[i].x, x[i].y, x[i].z, x[i].w};
+    storeShared(stageRow + (i % 4 * 4 + i / 4 * 16) * PITCH, w);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < ND / 2; i++) {
+    u32 y[4];
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(y[0]), "=r"(y[1]), "=r"(y[2]), "=r"(y[3])
+                 : "r"(stageLane + i % 4 * 32 + i / 4 * 16 * PITCH)
+                 : "memory");
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      float2 old = unpack(y[e]);
+      float(&a)[4] = c[i * 2 + e / 2];
+      a[e % 2 * 2] += old.x, a[e % 2 * 2 + 1] += old.y;
+    }
+  }
+}
+
+__device__ __forceinline__ void packRows(u32 (&y)[ND / 2][4], const float (&c)[ND][4]) {
+#pragma unroll
+  for (int i = 0; i < ND / 2; i++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      const float(&a)[4] = c[i * 2 + e / 2];
+      y[i][e] = pack(a[e % 2 * 2], a[e % 2 * 2 + 1]);
+      asm volatile("" : "+r"(y[i][e]));
+    }
+}
+
+// Writes rows, whole. Padding gets zeros.
+__device__ __forceinline__ void storeRows(const u32 (&y)[ND / 2][4], const Target& to, u32 stageLane, u32 stageRow) {
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < ND / 2; i++)
+    storeMatrices(stageLane + i % 4 * 32 + i / 4 * 16 * PITCH, y[i][0], y[i][1], y[i][2], y[i][3]);
+  __syncwarp();
+  uint4 x[ND / 2];
+#pragma unroll
+  for (int i = 0; i < ND / 2; i++) x[i] = loadShared(stageRow + (i % 4 * 4 + i / 4 * 16) * PITCH);
+  if (to.whole) {
+#pragma unroll
+    for (int i = 0; i < ND / 2; i++) storeGlobal(to.place + i % 4 * to.step + i / 4 * 64, x[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < ND / 2; i++) {
+      int j = to.j + i % 4 * 4;
+      if (j < to.end)
+        storeGlobal(to.place + i % 4 * to.step + i / 4 * 64, j < to.keys ? x[i] : make_uint4(0, 0, 0, 0));
+    }
+  }
+}

@@ -1,0 +1,367 @@
+// The backward pass of long fibers on Hopper: 16-bit elements, head widths 64 and 128. Backward.cu states the
+// formulas, BackwardRows.cu forms what they need of a row.
+//
+// Producers, ring and walks are those of ForwardWarpgroup.cu. Two roles:
+//     query  owns q and du', streams k and u:   z = q·kᵀ, dp = du'·uᵀ → dz → dq += dz·k; dβ, dℓ
+//     key    owns k and u, streams q and du':   zᵀ = k·qᵀ, dpᵀ = u·du'ᵀ → pᵀ, dzᵀ → du += pᵀ·du', dk += dzᵀ·q
+// Both operands of z and dp are tiles in shared memory, p and dz go from registers into the next product. The key role is the query role
+// mirrored: it goes from a fiber's last keys to its first, so that a tile of queries comes once and stays while the keys that
+// they see pass by. Heads that share keys are a loop inside: own tiles come again for every head, dk stays.
+//
+// Macros: STAGES (tiles in the ring), WINDOW (1: some fiber is longer than the sliding window), ROLES (1 query, 2 key),
+// GROUPED (1: heads share the keys of a key role).
+
+__device__ __forceinline__ float2 loadPair(u32 address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
+  return x;
+}
+
+// What a lane knows of its two rows: own queries or own keys.
+struct Rows {
+  float shift[2], dot[2];  // query role: ℓ' − β in base 2 and scale·D
+  float carried[2], beta;
+};
+
+// Scores that are not seen become −∞; the diagonal has no β, and in joint normalization it is the carried ℓ. `own` is the distance
+// of the lane's first row from its first column within two tiles at the same place.
+template <int ROLE>
+__device__ __forceinline__ void mask(const WalkedPass& p, float (&s)[8][4], int keys, int block, int tile, int own,
+                                     const Rows& rows) {
+  if (tile == block) {
+    // What the score of the diagonal becomes (joint) or loses (β).
+    float diagonal[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      diagonal[half] = JOINT ? rows.carried[half] : rows.beta;
+      // Used here and not where ℓ is fetched, which would wait for it.
+      asm volatile("" : "+f"(diagonal[half]));
+      if (JOINT) diagonal[half] -= rows.beta;
+      diagonal[half] *= reciprocal(p.rawScale);
+    }
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        int offset = n * 8 + (e & 1) - (e >> 1) * 8;
+        if (JOINT && own == offset) s[n][e] = diagonal[e >> 1];
+        if (!JOINT && BETA && own == offset) s[n][e] -= diagonal[e >> 1];
+        if (CAUSAL && (ROLE == QUERY ? own < offset : own > offset)) s[n][e] = -INFINITE;
+      }
+  }
+#if WINDOW
+  if ((block - tile) * 64 + 63 >= p.size) {
+    int outside = (block - tile) * 64 + (ROLE == QUERY ? own : -own) - p.size;
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        int offset = n * 8 + (e & 1) - (e >> 1) * 8;
+        if (ROLE == QUERY ? outside >= offset : outside >= -offset) s[n][e] = -INFINITE;
+      }
+  }
+#elif !CAUSAL
+  if (ROLE == QUERY && tile * 64 + 64 > keys) {
+    int left = keys - tile * 64 - (threadIdx.x & 3) * 2;
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++)
+        if (left <= n * 8 + (e & 1)) s[n][e] = -INFINITE;
+  }
+#endif
+}
+
+template <int ROLE>
+__device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const Gates& gates, char* state, int group,
+                                        int index, int count) {
+  int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
+  int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
+  u32 full = gates.full, empty = gates.empty;
+  u32 stage = memory + STAGES * SLOT + warp * (D / 64 * 16 * PITCH);
+  u32 stageLane = (lane & 15) * PITCH + (lane >> 4) * 16;  // as stmatrix writes
+  u32 stageRow = lane / 8 * PITCH + lane % 8 * 16;         // as rows are read
+  int taken = 0, entry = 0;  // own blocks and tiles of all walks so far
+  constexpr u32 MATE = TILE / 16, CHANNELS = (PANEL - 16) >> 4 << 16;
+  float dx[ND][4];                       // dq or dk
+  float du[ROLE == KEY ? ND : 1][4];
+
+  static_assert(sizeof(Walk<ROLE>) <= 80, "");
+  // The registers have no room for what is only needed from block to block.
+  Walk<ROLE>& walk = *reinterpret_cast<Walk<ROLE>*>(state + (group * 4 + warp) * 80);
+  walk.begin(p, index, count);
+  while (uniform(walk.next(p))) {
+    int base = uniform(entry - walk.low), from = uniform(walk.low);  // the first tile that is held
+    Place held(entry);
+    auto release = [&]() {
+      __syncwarp();
+      if (lane == 0) arrive(empty + held.slot * 8);
+      held.next();
+      from++;
+    };
+    auto skip = [&]() {
+      waitFor(full + held.slot * 8, held.round);
+      release();
+    };
+    i64 lseRow = (i64)(walk.b * p.heads + walk.h) * p.lseN + walk.origin;
+    bool firstHead = !GROUPED || walk.replica == 0, lastHead = !GROUPED || walk.replica == p.ratioK - 1;
+    bool ownValues = !GROUPED || p.ratioU == 1;  // every head has values of its own
+    // The lane's places in the rows of dq or dk and of du.
+    auto xLine = [&]() {
+      return ROLE == QUERY ? p.dq + walk.b * p.dqB + walk.h * p.dqH + walk.origin * p.dqN
+                           : p.dk + walk.b * p.dkB + (GROUPED ? walk.h / p.ratioK : walk.h) * p.dkH + walk.origin * p.dkN;
+    };
+    auto uLine = [&]() {
+      return p.du + walk.b * p.duB + (GROUPED ? walk.h / p.ratioU : walk.h) * p.duH + walk.origin * p.duN;
+    };
+    i64 xStep = (ROLE == QUERY ? p.dqN : p.dkN) * p.stride, uStep = p.duN * p.stride;
+    for (int block = max(walk.live, walk.first) + group; block < walk.last; block += 2) {  // padding
+      const uint4 zero = make_uint4(0, 0, 0, 0);
+#pragma unroll 1
+      for (int r = lane / 8; r < 16; r += 4) {
+        int j = block * 64 + first + r;
+        if (j >= walk.length) continue;
+#pragma unroll
+        for (int panel = 0; panel < D / 64; panel++) {
+          if (!p.accumulate && firstHead) storeGlobal(xLine() + j * xStep + panel * 64 + lane % 8 * 8, zero);
+          if (ROLE == KEY && (firstHead || ownValues)) storeGlobal(uLine() + j * uStep + panel * 64 + lane % 8 * 8, zero);
+        }
+        if (ROLE == QUERY && JOINT && lane % 8 == 0) p.dlseIn[lseRow + (i64)j * p.stride] = 0.f;
+      }
+    }
+    int live = uniform(walk.live);
+#pragma unroll 1
+    for (int block = uniform(walk.first + (group ^ walk.turn)); block < live; block += 2) {
+      int position = walk.position(block) + first + g, number = taken + (block - uniform(walk.first));
+      int buffer = number % 3;
+      u32 own = uniform(descriptor(memory + (STAGES + buffer) * SLOT, 16));
+      Rows rows;
+      rows.beta = BETA ? p.beta[walk.h] : 0.f;
+      float dbeta = 0.f, dlse[2] = {0.f, 0.f};
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int j = position + half * 8;
+        bool live = j < walk.keys;
+        i64 t = lseRow + (i64)j * p.stride;
+        rows.carried[half] = 0.f;
+        if (JOINT && live) rows.carried[half] = p.lseIn[t];
+        if (ROLE == QUERY && BETA && live && p.dlseOut && (lane & 3) == 0) dlse[half] = p.dlseOut[t];
+      }
+      int low = CAUSAL ? walk.lowTile(p, block) : 0, high = CAUSAL ? block : uniform(walk.high);
+      // Tiles before the next own block's first are not needed again.
+      int keep = block + 2 < live ? (CAUSAL ? walk.lowTile(p, block + 2) : 0) : high + 1;
+      if (p.accumulate && lastHead) {
+        int j = walk.position(block) + first + lane / 2;
+        if (j < walk.keys)
+          asm volatile("prefetch.global.L2 [%0];" ::"l"(xLine() + j * xStep + lane % 2 * (D / 2)));
+      }
+      int turned = (ROLE == KEY ? walk.first - block : block - walk.first) * 64 + first + g;
+#if ROTARY
+      float4 turns[ND / 2];
+      if (ROLE == QUERY) loadTurns(turns, p.rotary, turned);
+#endif
+#pragma unroll 1
+      while (from < low) skip();
+      if (firstHead) clear(dx);
+      if (ROLE == KEY && (firstHead || ownValues)) clear(du);
+      Place place(base + low);
+      float s[8][4], d[8][4];
+      u32 columns = 0;
+      // The products of the next tile, under way when this returns.
+      auto score = [&]() {
+        u32 tile = uniform(descriptor(memory + place.slot * SLOT, 16));
+        columns = gates.sums + place.slot * 512 + c * 4;
+        waitFor(full + place.slot * 8, place.round);
+        place.next();
+        beginProducts();
+        startTiles(s, own, tile);
+        commitProducts();
+        if (ROLE == QUERY) {
+          startTiles(d, own + MATE, tile + MATE);
+          commitProducts();
+        }
+        return tile;
+      };
+      // c += weights · the channels of a tile.
+      auto gather = [&](float(&sum)[ND][4], const u32(&weights)[4][4], u32 tile) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) add<1>(sum, weights[k], tile + CHANNELS + k * 2048 / 16);
+        commitProducts();
+      };
+      waitFor(gates.queryFull + buffer * 8, number / 3 & 1);
+      if (ROLE == QUERY) {
+        u32 sums = gates.sums + buffer * 512 + (first + g) * 4;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          asm volatile("ld.shared.f32 %0, [%1];" : "=f"(rows.dot[half]) : "r"(sums + half * 32) : "memory");
+          asm volatile("ld.shared.f32 %0, [%1];" : "=f"(rows.shift[half]) : "r"(sums + half * 32 + 256) : "memory");
+          if (position + half * 8 >= walk.keys) rows.shift[half] = INFINITE;
+        }
+      }
+#pragma unroll 1
+      for (int tile = low; tile <= high; tile++) {
+        u32 weights[4][4], keys = score();
+        awaitProducts<ROLE == QUERY ? 1 : 0>();
+        pin(s);
+        if (tile > low && tile - 1 < keep) release();
+        mask<ROLE>(p, s, walk.keys, block, tile, first + g - c, rows);
+        if constexpr (ROLE == QUERY) {
+#pragma unroll
+          for (int n = 0; n < 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[n][e] = exp2Fast(s[n][e] * p.scale - rows.shift[e >> 1]);
+          pin(s);
+          awaitProducts<0>();
+          pin(d);
+#pragma unroll
+          for (int n = 0; n < 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[n][e] *= d[n][e] * p.rawScale - rows.dot[e >> 1];
+        } else {
+#pragma unroll
+          for (int n = 0; n < 8; n++) {
+            float2 shift = loadPair(columns + 256 + n * 32);
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[n][e] = exp2Fast(s[n][e] * p.scale - (e & 1 ? shift.y : shift.x));
+          }
+          packScores(weights, s);
+          beginProducts();
+          startTiles(d, own + MATE, keys + MATE);
+          commitProducts();
+          gather(du, weights, keys + MATE);
+          // dz takes the place of p as it was rounded: the registers have no room for both.
+          awaitProducts<0>();
+          pin(d);
+#pragma unroll
+          for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");
+        }
+        if (tile == block && (JOINT || (BETA && ROLE == QUERY))) {
+          float inverse = reciprocal(p.rawScale);
+#pragma unroll
+          for (int n = 0; n < 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+              if (first + g - c == n * 8 + (e & 1) - (e >> 1) * 8) {
+                if constexpr (ROLE == QUERY) {
+                  float x = s[n][e] * inverse;
+                  if (BETA) dbeta -= x;
+                  int j = position + (e >> 1) * 8;
+                  if (JOINT && j < walk.length) p.dlseIn[lseRow + (i64)j * p.stride] = x;
+                  if (JOINT) s[n][e] = 0.f;
+                } else {
+                  weights[n / 2][n % 2 * 2 + e / 2] &= e & 1 ? 0xffffu : 0xffff0000u;
+                }
+              }
+        }
+        if constexpr (ROLE == QUERY) {
+          packScores(weights, s);
+        } else {
+#pragma unroll
+          for (int n = 0; n < 8; n++) {
+            float2 dot = loadPair(columns + n * 32);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              u32& w = weights[n / 2][n % 2 * 2 + half];
+              float2 x = unpack(w);
+              w = pack(x.x * (d[n][half * 2] * p.rawScale - dot.x), x.y * (d[n][half * 2 + 1] * p.rawScale - dot.y));
+            }
+          }
+        }
+        beginProducts();
+        gather(dx, weights, keys);
+      }
+      // Outputs are staged where the own tiles lay, which no product reads any more.
+      u32 staged = stage + buffer * SLOT;
+      if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
+      else asm volatile("bar.sync 2, 128;" ::: "memory");
+      int row0 = walk.position(block);
+      Target to(xLine(), xStep, row0, first, walk.keys, p.accumulate ? walk.keys : walk.length);
+      uint4 old[ND / 2];
+      u32 y[ND / 2][4];
+      if constexpr (ROLE == KEY) {
+        awaitProducts<0>();
+        if (high < keep) release();
+        pin(dx);
+        packRows(y, du);
+      }
+#if ROTARY
+      if (ROLE == KEY) loadTurns(turns, p.rotary, turned);
+#endif
+      loadRows(old, to, p.accumulate && lastHead);
+      if constexpr (ROLE == KEY) {
+        if (lastHead || ownValues)
+          storeRows(y, Target(uLine(), uStep, row0, first, walk.keys, walk.length), staged + stageLane,
+                    staged + stageRow);
+      } else {
+        awaitProducts<0>();
+        if (high < keep) release();
+        pin(dx);
+      }
+      if (lastHead) {
+#if ROTARY
+        turnBack(dx, turns, turned < 0, p.rotary);
+#endif
+        if (p.accumulate) addRows(dx, old, staged + stageLane, staged + stageRow);
+        packRows(y, dx);
+        storeRows(y, to, staged + stageLane, staged + stageRow);
+      }
+      __syncwarp();
+      if (lane == 0) arrive(gates.queryEmpty + buffer * 8);
+      if (ROLE == QUERY && BETA) {
+        dbeta += dlse[0] + dlse[1];
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
+        i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * p.tilesPerFiber + block;
+        if (lane == 0) p.dbeta[part * 4 + warp] = dbeta;
+      }
+    }
+#pragma unroll 1
+    while (from <= uniform(walk.high)) skip();
+    entry += uniform(walk.high - walk.low) + 1;
+    taken += max(uniform(walk.live - walk.first), 0);
+  }
+}
+
+template <int ROLE>
+__device__ __forceinline__ void work(const WalkedPass& p, int index, int count) {
+  extern __shared__ __align__(1024) char dynamic[];
+  u32 memory = shared32(dynamic);
+  Gates gates(memory + (STAGES + 3) * SLOT);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < ITEMS; i++) initialize(gates.landed + i * 8, 129);
+    for (int i = 0; i < STAGES; i++) {
+      initialize(gates.full + i * 8, 4);
+      initialize(gates.empty + i * 8, 8);
+    }
+    for (int i = 0; i < 3; i++) {
+      initialize(gates.queryFull + i * 8, 4);
+      initialize(gates.queryEmpty + i * 8, 4);
+    }
+  }
+  __syncthreads();
+  // Registers go to the warpgroups that hold accumulators, in all 4 · 128.
+  int group = uniform(threadIdx.x / 128);
+  if (group == 0) {
+    if constexpr (ROLE == KEY) asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    else asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    fetch<ROLE>(p, memory, gates, index, count);
+  } else if (group == 1) {
+    if constexpr (ROLE == KEY) asm volatile("setmaxnreg.dec.sync.aligned.u32 64;");
+    else asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+    turn<ROLE>(p, memory, gates);
+  } else {
+    if constexpr (ROLE == KEY) asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+    else asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
+    consume<ROLE>(p, memory, gates, dynamic + (gates.sums + (ROLE == KEY ? STAGES : 3) * 512 - memory), group - 2, index, count);
+  }
+}
+
+#if ROLES == 1
+extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupQuery(const __grid_constant__ WalkedPass p) {
+  work<QUERY>(p, blockIdx.x, gridDim.x);
+}
+#elif ROLES == 2
+extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupKey(const __grid_constant__ WalkedPass p) {
+  work<KEY>(p, blockIdx.x, gridDim.x);
+}
+#endif
