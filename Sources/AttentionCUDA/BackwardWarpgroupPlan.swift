@@ -72,12 +72,14 @@ extension CUDAKernels {
     try driver.launch(
       kernels[0].function,
       grid: ((shape.tokens + rows - 1) / rows, shape.batch * shape.heads),
-      threads: kernels[0].plan.threads, sharedMemory: 0, stream: stream, parameters: parameters)
+      threads: kernels[0].plan.threads, sharedMemory: 0, stream: stream,
+      overlaps: device.overlapsLaunches, parameters: parameters)
     for (kernel, key) in [(kernels[1], false), (kernels[2], true)] {
       let schedule = shape.backwardSchedule(key: key, multiprocessors: device.multiprocessors)
       try driver.launch(
         kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
         sharedMemory: kernel.plan.sharedMemory, stream: stream,
+        overlaps: device.overlapsLaunches,
         parameters: WalkParameters(
           parameters, schedule: schedule, fibers: shape.fibers,
           heads: key ? shape.keyHeads : shape.heads))
@@ -85,6 +87,7 @@ extension CUDAKernels {
     if shape.hasBeta {
       try driver.launch(
         kernels[3].function, grid: (shape.heads, 1), threads: 256, sharedMemory: 0, stream: stream,
+        overlaps: device.overlapsLaunches,
         parameters: Reduction(
           partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.betaParts)))
     }

@@ -5,6 +5,7 @@
 #define STEP (THREADS / LANES)
 
 extern "C" __global__ void __launch_bounds__(THREADS) backwardRows(const __grid_constant__ Pass p) {
+  followPrevious();
   int h = blockIdx.y % p.heads, b = blockIdx.y / p.heads;
   int limit = p.lengths ? min(p.lengths[b], p.tokens) : p.tokens;
   int chunk = threadIdx.x % LANES, t0 = blockIdx.x * (4 * STEP) + threadIdx.x / LANES;

@@ -324,6 +324,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
 
 template <int ROLE>
 __device__ __forceinline__ void work(const WalkedPass& p, int index, int count) {
+  followPrevious();
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
   Gates gates(memory + (STAGES + 3) * SLOT);
