@@ -47,8 +47,10 @@ public struct CUDAFusedShape: Sendable, Hashable {
     self.saves = saves
     self.cluster = cluster
     // A cluster must fit a part of the GPU with some 16 multiprocessors twice, or it may wait for long.
-    let most = [forwardPlan.sharedMemory, saves ? backwardPlan.sharedMemory : 0].max() ?? 0
-    guard cluster * most * 2 <= 16 * sharedMemory, most <= sharedMemory else { return nil }
+    let most = [forwardPlan.sharedMemory, saves ? backwardClusterPlan.sharedMemory : 0].max() ?? 0
+    guard cluster * most * 2 <= 16 * sharedMemory, most <= sharedMemory,
+      !saves || backwardPlan.sharedMemory <= sharedMemory
+    else { return nil }
   }
 
   private static func packed(_ count: Int) -> Int {
@@ -62,7 +64,7 @@ public struct CUDAFusedShape: Sendable, Hashable {
   /// The first dimension of a launch.
   var blocks: Int { (lower.tokens + tokensPerCluster - 1) / tokensPerCluster * cluster }
 
-  private func plan(
+  func plan(
     _ file: String, _ entry: String, sharedMemory: Int, _ extra: [String: Int]
   ) -> LaunchPlan {
     var macros = extra
@@ -110,7 +112,10 @@ public struct CUDAFusedShape: Sendable, Hashable {
   }
 
   /// The kernel of both backward passes.
-  package var backwardPlan: LaunchPlan {
+  package var backwardPlan: LaunchPlan { backwardWarpgroupPlan ?? backwardClusterPlan }
+
+  /// The kernel of both backward passes whose blocks come and go.
+  package var backwardClusterPlan: LaunchPlan {
     let span = max(16, Self.packed(max(lower.mode.size, upper.mode.size)))
     let tiles = Self.rows * (2 * lower.rowBytes + 2 * max(lower.rowBytes, (span + 8) * 2))
     let memory = tiles + Self.rows * 8 + 64
@@ -183,10 +188,15 @@ extension CUDAKernels {
       lower: try parameters(of: lower, lowerGradients, on: device),
       upper: try parameters(of: upper, upperGradients, on: device))
     let plan = kernels[0].plan
+    let lines = shape.lower.batch * shape.lower.keyHeads
+    var grid = (shape.blocks, lines)
+    if plan.entry == "backwardFusedWarpgroup" {
+      let clusters = try activeClusters(of: kernels[0], on: device)
+      grid = (min(clusters, shape.blocks / shape.cluster * lines) * plan.cluster, 1)
+    }
     try driver.launch(
-      kernels[0].function, grid: (shape.blocks, shape.lower.batch * shape.lower.keyHeads),
-      threads: plan.threads, sharedMemory: plan.sharedMemory, stream: stream,
-      overlaps: device.overlapsLaunches, parameters: parameters)
+      kernels[0].function, grid: grid, threads: plan.threads, sharedMemory: plan.sharedMemory,
+      stream: stream, overlaps: device.overlapsLaunches, parameters: parameters)
     guard shape.upper.hasBeta else { return }
     try driver.launch(
       kernels[1].function, grid: (shape.upper.heads, 1), threads: 256, sharedMemory: 0,

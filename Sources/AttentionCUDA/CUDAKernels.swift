@@ -25,6 +25,7 @@ public final class CUDAKernels: Sendable {
     case forwardWarpgroup(CUDAPassShape)
     case backward(CUDAPassShape)
     case backwardWarpgroup(CUDAPassShape)
+    case backwardShortWarpgroup(CUDAPassShape)
     case biasGradient(CUDAPassShape)
     case forwardFused(CUDAFusedShape)
     case backwardFused(CUDAFusedShape)
@@ -258,14 +259,20 @@ extension CUDAKernels {
     {
       return try backwardWarpgroup(shape, parameters, gradients, on: device, stream: stream)
     }
-    let kernels = try kernels(.backward(shape), on: device)
+    let stays = Self.hasShortBackwardWarpgroups(shape, on: device)
+    let kernels = try kernels(
+      stays ? .backwardShortWarpgroup(shape) : .backward(shape), on: device)
     for kernel in kernels where kernel.plan.entry != shape.reductionEntry {
       let plan = kernel.plan
       let heads = plan.entry == "backwardLongQuery" ? shape.heads : shape.keyHeads
       let grid = Self.grid(
         plan, fibers: shape.fibers, positions: shape.fiberLength, rows: &parameters)
+      // Blocks that stay take one tile after the other.
+      let blocks =
+        stays
+        ? (min(grid * shape.batch * heads, device.multiprocessors), 1) : (grid, shape.batch * heads)
       try driver.launch(
-        kernel.function, grid: (grid, shape.batch * heads), threads: plan.threads,
+        kernel.function, grid: blocks, threads: plan.threads,
         sharedMemory: plan.sharedMemory, stream: stream, overlaps: device.overlapsLaunches,
         parameters: parameters)
       if let reduction = kernels.last, shape.hasBeta, plan.entry != "backwardLongKey" {

@@ -10,6 +10,9 @@ extension CUDAKernels.Request {
     case .backward(let shape): shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .backwardWarpgroup(let shape):
       (shape.backwardWarpgroupPlans ?? []) + (shape.hasBeta ? [shape.reductionPlan] : [])
+    case .backwardShortWarpgroup(let shape):
+      [shape.backwardShortWarpgroupPlan].compactMap { $0 }
+        + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .forwardFused(let shape): [shape.clusterPlan ?? shape.forwardPlan]
     case .backwardFused(let shape):
       [shape.backwardPlan] + (shape.upper.hasBeta ? [shape.upper.reductionPlan] : [])
@@ -39,7 +42,11 @@ extension CUDAKernels {
     }
     if let fused { requests.append(.forwardFused(fused)) }
     let alone = { (shape: CUDAPassShape) -> Request in
-      Self.hasBackwardWarpgroups(shape, on: device) ? .backwardWarpgroup(shape) : .backward(shape)
+      if Self.hasShortBackwardWarpgroups(shape, on: device) {
+        return .backwardShortWarpgroup(shape)
+      }
+      return Self.hasBackwardWarpgroups(shape, on: device)
+        ? .backwardWarpgroup(shape) : .backward(shape)
     }
     if backward, let fused, !biasGradient.prefix(2).contains(true) {
       requests += shapes.dropFirst(2).map(alone) + [.backwardFused(fused)]

@@ -21,6 +21,14 @@ package enum KernelSources {
         warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardWarpgroup_cu
     case "BackwardRows": bytes = PackageResources.BackwardRows_cu
     case "Backward": bytes = PackageResources.Cluster_cu + PackageResources.Backward_cu
+    case "BackwardShortWarpgroup":
+      bytes =
+        PackageResources.Warpgroup_cu + PackageResources.BackwardTiles_cu
+        + PackageResources.BackwardShortWarpgroup_cu
+    case "BackwardFusedWarpgroup":
+      bytes =
+        PackageResources.Warpgroup_cu + PackageResources.Cluster_cu
+        + PackageResources.BackwardTiles_cu + PackageResources.BackwardFusedWarpgroup_cu
     case "BackwardLong": bytes = PackageResources.BackwardLong_cu
     case "BiasGradient": bytes = PackageResources.BiasGradient_cu
     case "Reduce": bytes = PackageResources.Reduce_cu
@@ -39,7 +47,8 @@ package enum KernelSources {
 
   /// The names of the kernel files.
   package static let files = [
-    "Forward", "ForwardFused", "ForwardCluster", "ForwardWarpgroup", "Backward", "BackwardLong",
-    "BackwardRows", "BackwardWarpgroup", "BiasGradient", "Reduce", "Decode",
+    "Forward", "ForwardFused", "ForwardCluster", "ForwardWarpgroup", "Backward",
+    "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardLong", "BackwardRows",
+    "BackwardWarpgroup", "BiasGradient", "Reduce", "Decode",
   ]
 }

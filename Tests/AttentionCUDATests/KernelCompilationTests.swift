@@ -49,7 +49,11 @@ struct KernelCompilationTests {
     let compiler = try compiler.get()
     let forward = [shape.forwardPlan] + [shape.warpgroupPlan].compactMap { $0 }
     let bias = shape.hasBias ? [shape.biasPlan] : []
-    let backward = shape.backwardPlans + (shape.backwardWarpgroupPlans ?? [])
+    var plain = shape
+    plain.isRotary = false
+    let backward =
+      shape.backwardPlans + (shape.backwardWarpgroupPlans ?? [])
+      + [plain.backwardShortWarpgroupPlan].compactMap { $0 }
     for plan in forward + [shape.reductionPlan] + backward + bias {
       let cubin = try compiler.compile(
         source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
@@ -86,8 +90,11 @@ struct KernelCompilationTests {
     ] {
       let shape = try #require(
         Self.fused(element, width: width, sizes: sizes, full: full, isRotary: isRotary))
+      #expect((shape.backwardWarpgroupPlan == nil) == (isRotary || width == 40))
       #expect((shape.clusterPlan == nil) == (isRotary || width == 40 || sizes == (5, 13)))
-      for plan in [shape.forwardPlan, shape.backwardPlan] + [shape.clusterPlan].compactMap({ $0 }) {
+      for plan in [shape.forwardPlan, shape.backwardPlan, shape.backwardClusterPlan]
+        + [shape.clusterPlan].compactMap({ $0 })
+      {
         #expect(plan.sharedMemory <= 227 * 1024)
         let cubin = try compiler.get().compile(
           source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
@@ -155,7 +162,10 @@ struct KernelCompilationTests {
           let forward = [shape.forwardPlan] + [shape.warpgroupPlan].compactMap { $0 }
           var plain = shape
           plain.hasBias = false
-          let backward = shape.backwardPlans + (plain.backwardWarpgroupPlans ?? [])
+          plain.isRotary = false
+          let backward =
+            shape.backwardPlans + (plain.backwardWarpgroupPlans ?? [])
+            + [plain.backwardShortWarpgroupPlan].compactMap { $0 }
           for plan in forward + [shape.biasPlan] + backward {
             #expect(plan.sharedMemory <= 227 * 1024, "\(plan.entry) for \(shape)")
             #expect(plan.rows % 16 == 0)

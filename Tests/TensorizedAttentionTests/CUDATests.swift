@@ -55,6 +55,10 @@ struct CUDATests {
         Trial(
           fold: [200, 3], support: support, normalization: .joint, heads: 2, keyHeads: 1,
           tokens: 500, width: 256),
+        // Short sliding fibers.
+        Trial(
+          fold: [6, 40], support: support, normalization: .joint, tokens: 230, width: 128,
+          lengths: [230, 90], biases: false),
         // Fibers that a ring of tiles in shared memory cannot hold.
         Trial(
           fold: [2, 350], support: support, normalization: .joint, rotary: Rotary(.mode), heads: 2,
