@@ -66,10 +66,10 @@ struct CUDATests {
         // Long fibers without biases, whose backward pass has kernels of its own: one head's keys and grouped ones,
         // a ring that holds a window or a fiber and one that does not, ragged ends and padding.
         Trial(
-          fold: [2, 130], support: support, normalization: .joint, rotary: Rotary(.mode), heads: 3,
+          fold: [6, 130], support: support, normalization: .joint, rotary: Rotary(.mode), heads: 3,
           keyHeads: 3, tokens: 700, width: 128, lengths: [700, 333], biases: false),
         Trial(
-          fold: [130, 3], support: support, rotary: Rotary(.sequence), heads: 4, keyHeads: 2,
+          fold: [260, 3], support: support, rotary: Rotary(.sequence), heads: 4, keyHeads: 2,
           tokens: 777, width: 64, lengths: [777, 70], layout: .tokensFirst, biases: false),
         Trial(
           fold: [2, 500], support: support, normalization: .joint, heads: 2, keyHeads: 2,
@@ -179,5 +179,15 @@ struct CUDATests {
       trial.run(.cuda, dtype: .float32, device: .cuda()),
       trial.run(.reference, dtype: .float64, rounded: .float32), epsilon: 0x1p-20,
       terms: Double(trial.tokens))
+  }
+}
+
+/// Runs where there is no GPU too: a trial that is none would end the process there, with all tests after it.
+@Suite struct CUDATrialTests {
+  @Test("the GPU's trials fit their folds", arguments: CUDATests.trials)
+  func trials(trial: Trial) {
+    #expect(trial.pattern.objection(tokens: trial.tokens) == nil)
+    #expect(trial.heads % trial.keyHeads == 0)
+    #expect(trial.lengths?.allSatisfy { (0...trial.tokens).contains($0) } ?? true)
   }
 }
