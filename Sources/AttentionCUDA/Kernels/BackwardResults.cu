@@ -1,5 +1,5 @@
-// How BackwardWarpgroup.cu's consumers bring sums from their registers to memory: turned back, by way of shared memory, so that
-// rows leave whole.
+// How BackwardWarpgroup.cu's consumers bring sums from their registers to memory: turned back, by way of shared
+// memory, so that rows leave whole.
 
 #define PITCH 144  // bytes between 64 channels of staged output rows, off the banks' period
 

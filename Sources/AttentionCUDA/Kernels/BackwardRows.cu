@@ -1,5 +1,5 @@
-// What the backward pass of long fibers needs of every row before its products (see Backward.cu):
-// scale·D = scale·(⟨du', u'⟩ − dℓ') and ℓ' − β in base 2, one after the other in the workspace. Also clears the parts of dβ.
+// What the backward pass of long fibers needs of every row before its products (see Backward.cu): scale·D =
+// scale·(⟨du', u'⟩ − dℓ') and ℓ' − β in base 2, one after the other in the workspace. Also clears the parts of dβ.
 // A row is D/8 lanes with 16 bytes each.
 #define LANES (D / 8)
 #define STEP (THREADS / LANES)

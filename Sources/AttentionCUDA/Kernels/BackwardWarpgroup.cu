@@ -4,12 +4,13 @@
 // Producers, ring and walks are those of ForwardWarpgroup.cu. Two roles:
 //     query  owns q and du', streams k and u:   z = q·kᵀ, dp = du'·uᵀ → dz → dq += dz·k; dβ, dℓ
 //     key    owns k and u, streams q and du':   zᵀ = k·qᵀ, dpᵀ = u·du'ᵀ → pᵀ, dzᵀ → du += pᵀ·du', dk += dzᵀ·q
-// Both operands of z and dp are tiles in shared memory, p and dz go from registers into the next product. The key role is the query role
-// mirrored: it goes from a fiber's last keys to its first, so that a tile of queries comes once and stays while the keys that
-// they see pass by. Heads that share keys are a loop inside: own tiles come again for every head, dk stays.
+// Both operands of z and dp are tiles in shared memory, p and dz go from registers into the next product. The key
+// role is the query role mirrored: it goes from a fiber's last keys to its first, so that a tile of queries comes
+// once and stays while the keys that they see pass by. Heads that share keys are a loop inside: own tiles come
+// again for every head, dk stays.
 //
 // Macros: STAGES (tiles in the ring), WINDOW (1: some fiber is longer than the sliding window), ROLES (1 query, 2 key),
-// GROUPED (1: heads share the keys of a key role).
+// GROUPED (1: heads share the keys of a key role), PREFETCH (1: rows that have no room yet are fetched to L2).
 
 __device__ __forceinline__ float2 loadPair(u32 address) {
   float2 x;
@@ -23,8 +24,8 @@ struct Rows {
   float carried[2], beta;
 };
 
-// Scores that are not seen become −∞; the diagonal has no β, and in joint normalization it is the carried ℓ. `own` is the distance
-// of the lane's first row from its first column within two tiles at the same place.
+// Scores that are not seen become −∞; the diagonal has no β, and in joint normalization it is the carried ℓ. `own`
+// is the distance of the lane's first row from its first column within two tiles at the same place.
 template <int ROLE>
 __device__ __forceinline__ void mask(const WalkedPass& p, float (&s)[8][4], int keys, int block, int tile, int own,
                                      const Rows& rows) {
@@ -109,7 +110,8 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
     // The lane's places in the rows of dq or dk and of du.
     auto xLine = [&]() {
       return ROLE == QUERY ? p.dq + walk.b * p.dqB + walk.h * p.dqH + walk.origin * p.dqN
-                           : p.dk + walk.b * p.dkB + (GROUPED ? walk.h / p.ratioK : walk.h) * p.dkH + walk.origin * p.dkN;
+                           : p.dk + walk.b * p.dkB + (GROUPED ? walk.h / p.ratioK : walk.h) * p.dkH +
+                                 walk.origin * p.dkN;
     };
     auto uLine = [&]() {
       return p.du + walk.b * p.duB + (GROUPED ? walk.h / p.ratioU : walk.h) * p.duH + walk.origin * p.duN;
@@ -124,7 +126,8 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
 #pragma unroll
         for (int panel = 0; panel < D / 64; panel++) {
           if (!p.accumulate && firstHead) storeGlobal(xLine() + j * xStep + panel * 64 + lane % 8 * 8, zero);
-          if (ROLE == KEY && (firstHead || ownValues)) storeGlobal(uLine() + j * uStep + panel * 64 + lane % 8 * 8, zero);
+          if (ROLE == KEY && (firstHead || ownValues))
+            storeGlobal(uLine() + j * uStep + panel * 64 + lane % 8 * 8, zero);
         }
         if (ROLE == QUERY && JOINT && lane % 8 == 0) p.dlseIn[lseRow + (i64)j * p.stride] = 0.f;
       }
@@ -284,14 +287,19 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         pin(dx);
         packRows(y, du);
       }
+      auto loadLate = [&]() {
 #if ROTARY
-      if (ROLE == KEY) loadTurns(turns, p.rotary, turned);
+        if (ROLE == KEY) loadTurns(turns, p.rotary, turned);
 #endif
-      loadRows(old, to, p.accumulate && lastHead);
+        loadRows(old, to, p.accumulate && lastHead);
+      };
+      // Sums that stay for the next head leave no room for what is needed after du.
+      if (ROLE == QUERY || !GROUPED) loadLate();
       if constexpr (ROLE == KEY) {
         if (lastHead || ownValues)
           storeRows(y, Target(uLine(), uStep, row0, first, walk.keys, walk.length), staged + stageLane,
                     staged + stageRow);
+        if (GROUPED) loadLate();
       } else {
         awaitProducts<0>();
         if (high < keep) release();
@@ -353,7 +361,8 @@ __device__ __forceinline__ void work(const WalkedPass& p, int index, int count) 
   } else {
     if constexpr (ROLE == KEY) asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
     else asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
-    consume<ROLE>(p, memory, gates, dynamic + (gates.sums + (ROLE == KEY ? STAGES : 3) * 512 - memory), group - 2, index, count);
+    consume<ROLE>(p, memory, gates, dynamic + (gates.sums + (ROLE == KEY ? STAGES : 3) * 512 - memory), group - 2,
+                  index, count);
   }
 }
 

@@ -83,8 +83,8 @@ struct Turns {
 };
 #endif
 
-// Where the barriers lie: copies that have landed; tiles of keys and of queries that are ready or free. Then the turns of a
-// walk's first rows (forward) or D and ℓ' of 64 queries a tile (backward).
+// Where the barriers lie: copies that have landed; tiles of keys and of queries that are ready or free. Then the
+// turns of a walk's first rows (forward) or D and ℓ' of 64 queries a tile (backward).
 struct Gates {
   u32 landed, full, empty, queryFull, queryEmpty, notes, origin, sums;
   __device__ __forceinline__ Gates(u32 place)
@@ -100,6 +100,10 @@ struct Gates {
 #define SLOT_OF(what) ((what) >> 24 & 15)
 #define LAST (1u << 23)
 #define FRESH (1u << 22)
+
+#ifndef PREFETCH
+#define PREFETCH 0
+#endif
 
 // Fetches tiles in the order in which they are needed, as far ahead as the ring allows.
 template <int ROLE>
@@ -124,8 +128,8 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
   Place slot(0);
   walk.begin(p, index, count);
   while (walk.next(p)) {
-    // Where a row's chunk is found, formed for every copy: the registers have no room for eight lines and steps. Keys are
-    // shared by ratioK query heads and values by ratioU.
+    // Where a row's chunk is found, formed for every copy: the registers have no room for eight lines and steps.
+    // Keys are shared by ratioK query heads and values by ratioU.
     auto lineOf = [&](const T* base, i64 batch, i64 head, i64 token, int ratio) {
       int h = walk.h;
       asm volatile("" : "+r"(h));
@@ -140,6 +144,16 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
         copyRows(target, lineOf(p.k, p.kB, p.kH, p.kN, p.ratioK), p.kN * p.stride, row, first, 0, walk.keys);
         copyRows(target + TILE, lineOf(p.u, p.uB, p.uH, p.uN, p.ratioU), p.uN * p.stride, row, first, 0, walk.keys);
       }
+    };
+    // While there is no room yet, the rows come as near as L2: two threads a row.
+    auto prefetch = [&](bool asQuery, int first) {
+      int thread = threadIdx.x % 128, j = first + thread / 2;
+      if (j >= walk.keys) return;
+      const T* a = asQuery ? lineOf(p.q, p.qB, p.qH, p.qN, 1) : lineOf(p.k, p.kB, p.kH, p.kN, p.ratioK);
+      const T* b = asQuery ? lineOf(p.dout, p.doB, p.doH, p.doN, 1) : lineOf(p.u, p.uB, p.uH, p.uN, p.ratioU);
+      i64 offset = thread % 2 * (D / 2) - chunk * 8, position = (i64)j * p.stride;
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(a + position * (asQuery ? p.qN : p.kN) + offset));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(b + position * (asQuery ? p.doN : p.uN) + offset));
     };
     // Half of the threads copy D of 64 queries, the others ℓ'.
     auto copySums = [&](int place, int first) {
@@ -162,7 +176,12 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
       bool hasKeys = tile >= 0 && tile < tiles;
       int block = hasKeys ? walk.low + tile : walk.first + (n < ahead ? n : n - tiles);
       u32 what = n == 0 ? FRESH : tile == 0 ? FRESH | (walk.first - walk.low) : tile == tiles ? FRESH | ahead : 0;
+      bool hasOwn = !hasKeys || (CAUSAL && block >= walk.first + ahead);
       if (hasKeys) {
+        if (PREFETCH && !hasPassed(gates.empty + slot.slot * 8, slot.round ^ 1)) {
+          prefetch(ROLE == KEY, walk.position(block));
+          if (hasOwn) prefetch(ROLE != KEY, walk.position(block));
+        }
         waitFor(gates.empty + slot.slot * 8, slot.round ^ 1);
         u32 target = memory + slot.slot * SLOT + place;
         int first = walk.position(block);
@@ -171,8 +190,10 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
         what |= KEYS | slot.slot << 24;
         slot.next();
       }
-      if (!hasKeys || (CAUSAL && block >= walk.first + ahead)) {
+      if (hasOwn) {
         int buffer = ROLE == FORWARD ? (block - walk.first ^ walk.turn) & 1 : held;
+        if (PREFETCH && !hasKeys && !hasPassed(gates.queryEmpty + buffer * 8, given >> buffer & 1))
+          prefetch(ROLE != KEY, walk.position(block));
         waitFor(gates.queryEmpty + buffer * 8, given >> buffer & 1);
         int first = walk.position(block);
         copy(queries + buffer * OWN, ROLE != KEY, first, walk.firstRow);
