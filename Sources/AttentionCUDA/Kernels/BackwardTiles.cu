@@ -105,9 +105,13 @@ __device__ __forceinline__ void copyTile(u32 tile, const T* base, i64 rowStride,
                    : "memory");
     }
   }
-  // Two tiles a side under way: more would hold up what the other warps ask of memory.
+  // Two or three tiles a side under way: more would hold up what the other warps ask of memory.
   commit();
+#ifdef FUSED
+  await<2>();
+#else
   await<1>();
+#endif
 }
 
 // A copying warpgroup's part of a tile whose row `threadIdx.x % 64` has this mark: its token, −1 without one, −2 − t if
@@ -143,18 +147,6 @@ __device__ __forceinline__ void fetch(const Pass& p, const Sets& sets, Ring ring
   copyTile(tile + 2 * TILE, p.u + b * p.uB + uHead * p.uH + chunk * 8, p.uN, token, whole);
   if (!first) ask();
   copyTile(tile + 3 * TILE, p.dout + b * p.doB + h * p.doH + chunk * 8, p.doN, token, whole);
-  // Gradients that will be added to are asked of L2.
-  if (first && p.accumulate) {
-    constexpr int lines = D / 64;
-#pragma unroll
-    for (int i = t; i < 64 * 2 * lines; i += 128) {
-      int row = i / (2 * lines), line = i % lines;
-      int at = readShared(notes + row * 4);
-      const T* line0 = i / lines % 2 ? p.dk + b * p.dkB + kHead * p.dkH + max(at, 0) * p.dkN
-                                     : p.dq + b * p.dqB + h * p.dqH + max(at, 0) * p.dqN;
-      if (at >= 0) asm volatile("prefetch.global.L2 [%0];" ::"l"(line0 + line * 64));
-    }
-  }
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(full) : "memory");
   if (t == 0) arrive(full);
 }
