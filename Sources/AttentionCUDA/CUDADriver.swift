@@ -271,6 +271,9 @@ extension CUDADriver {
     /// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
     static let overlap = LaunchAttribute(identifier: 6, value: (1, 0, 0, 0, 0, 0, 0, 0))
 
+    /// CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+    static let cooperative = LaunchAttribute(identifier: 2, value: (1, 0, 0, 0, 0, 0, 0, 0))
+
     /// CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION: three 32-bit numbers.
     static func clusters(of blocks: Int) -> LaunchAttribute {
       LaunchAttribute(identifier: 4, value: (UInt64(blocks) | 1 << 32, 1, 0, 0, 0, 0, 0, 0))
@@ -282,18 +285,22 @@ extension CUDADriver {
   /// - Parameter overlaps: whether its blocks may be placed while the stream's last launch ends, which hides
   ///   what a launch costs. Such a kernel calls `followPrevious()` before it touches memory; the device
   ///   is a ``Device/overlapsLaunches`` one.
+  /// - Parameter isCooperative: whether blocks wait for each other, so that all must run at once. Such a launch
+  ///   does not overlap with the one before.
   func launch<Parameters>(
     _ function: UInt, grid: (Int, Int), threads: Int, sharedMemory: Int, stream: Stream,
-    overlaps: Bool = false, parameters: Parameters
+    overlaps: Bool = false, isCooperative: Bool = false, parameters: Parameters
   ) throws(CUDAError) {
     var copy = parameters
     let code = withUnsafeMutableBytes(of: &copy) { bytes -> Int32 in
       var pointer: UnsafeMutableRawPointer? = bytes.baseAddress
-      return withUnsafePointer(to: LaunchAttribute.overlap) { attribute in
+      return withUnsafePointer(
+        to: isCooperative ? LaunchAttribute.cooperative : .overlap
+      ) { attribute in
         var configuration = LaunchConfiguration(
           grid: (UInt32(grid.0), UInt32(grid.1), 1), block: (UInt32(threads), 1, 1),
           sharedMemory: UInt32(sharedMemory), stream: stream, attributes: attribute,
-          attributeCount: overlaps ? 1 : 0)
+          attributeCount: overlaps || isCooperative ? 1 : 0)
         return launchKernel(&configuration, function, &pointer, nil)
       }
     }

@@ -61,8 +61,11 @@ public struct CUDAFusedShape: Sendable, Hashable {
 
   private var tokensPerCluster: Int { upper.mode.size * lower.mode.size }
 
+  /// Blocks of both modes that a head's tokens make.
+  var blocksPerHead: Int { (lower.tokens + tokensPerCluster - 1) / tokensPerCluster }
+
   /// The first dimension of a launch.
-  var blocks: Int { (lower.tokens + tokensPerCluster - 1) / tokensPerCluster * cluster }
+  var blocks: Int { blocksPerHead * cluster }
 
   func plan(
     _ file: String, _ entry: String, sharedMemory: Int, _ extra: [String: Int]
@@ -102,7 +105,7 @@ public struct CUDAFusedShape: Sendable, Hashable {
     let memory = 14 * 64 * width * 2 + 2304
     var plan = plan(
       "ForwardCluster", "forwardCluster", sharedMemory: memory,
-      ["SAVE": saves ? 1 : 0, "TILES": cluster])
+      ["SAVE": saves ? 1 : 0, "TILES": cluster, "TOP": 0])
     plan.cluster = cluster / 2
     plan.threads = 512
     plan.macros.removeAll { $0.hasPrefix("CLUSTER=") || $0.hasPrefix("WARPS=") }
@@ -157,7 +160,7 @@ extension CUDAKernels {
     var grid = (shape.blocks, lines)
     if kernel.plan.entry == "forwardCluster" {
       let clusters = try activeClusters(of: kernel, on: device)
-      grid = (min(clusters, shape.blocks / shape.cluster * lines) * kernel.plan.cluster, 1)
+      grid = (min(clusters, shape.blocksPerHead * lines) * kernel.plan.cluster, 1)
     }
     try driver.launch(
       kernel.function, grid: grid,

@@ -28,6 +28,7 @@ public final class CUDAKernels: Sendable {
     case backwardShortWarpgroup(CUDAPassShape)
     case biasGradient(CUDAPassShape)
     case forwardFused(CUDAFusedShape)
+    case forwardChain(CUDAChainShape)
     case backwardFused(CUDAFusedShape)
     case decode(CUDADecode.Variant, clusters: Bool)
   }

@@ -14,6 +14,7 @@ extension CUDAKernels.Request {
       [shape.backwardShortWarpgroupPlan].compactMap { $0 }
         + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .forwardFused(let shape): [shape.clusterPlan ?? shape.forwardPlan]
+    case .forwardChain(let shape): [shape.plan].compactMap { $0 }
     case .backwardFused(let shape):
       [shape.backwardPlan] + (shape.upper.hasBeta ? [shape.upper.reductionPlan] : [])
     case .biasGradient(let shape): [shape.biasPlan, .reduction("reduceBias")]
@@ -29,18 +30,24 @@ extension CUDAKernels {
   /// - Parameters:
   ///   - shapes: the passes.
   ///   - fused: the first two of them as one launch, if they are.
+  ///   - chain: the first three forward passes as one launch, if they are.
   ///   - backward: whether gradients will be wanted.
   ///   - biasGradient: for every pass, whether its mode bias wants one.
   /// - Throws: ``CUDAError``.
   public func prepare(
-    _ shapes: [CUDAPassShape], fused: CUDAFusedShape? = nil, backward: Bool = false,
-    biasGradient: [Bool] = []
+    _ shapes: [CUDAPassShape], fused: CUDAFusedShape? = nil, chain: CUDAChainShape? = nil,
+    backward: Bool = false, biasGradient: [Bool] = []
   ) throws {
     let device = try driver.device()
-    var requests = shapes.dropFirst(fused == nil ? 0 : 2).map { shape -> Request in
+    var requests = shapes.dropFirst(chain != nil ? 3 : fused != nil ? 2 : 0).map {
+      shape -> Request in
       Self.hasWarpgroups(shape, on: device) ? .forwardWarpgroup(shape) : .forward(shape)
     }
-    if let fused { requests.append(.forwardFused(fused)) }
+    if let chain {
+      requests.append(.forwardChain(chain))
+    } else if let fused {
+      requests.append(.forwardFused(fused))
+    }
     let alone = { (shape: CUDAPassShape) -> Request in
       if Self.hasShortBackwardWarpgroups(shape, on: device) {
         return .backwardShortWarpgroup(shape)

@@ -135,6 +135,34 @@ struct CUDAPlan: Sendable {
       sharedMemory: device.sharedMemory)
   }
 
+  /// The three lowest modes as one launch, if a kernel runs them.
+  private func chainShape(_ fused: CUDAFusedShape?) -> CUDAChainShape? {
+    guard let fused, pattern.fold.order > 2 else { return nil }
+    return CUDAChainShape(pair: fused, top: passShape(2))
+  }
+
+  /// Launches all forward passes, the lowest ones together where a kernel runs them so.
+  private func launch(
+    _ passes: [CUDAPass], fused: CUDAFusedShape?, chain: CUDAChainShape?, workspace: Tensor?,
+    _ kernels: CUDAKernels, _ stream: CUDADriver.Stream
+  ) throws {
+    var rest = passes[...]
+    if let chain, let workspace {
+      try kernels.forwardChain(
+        chain, lower: passes[0], upper: passes[1], top: passes[2], workspace: workspace.address,
+        stream: stream)
+      rest = passes.dropFirst(3)
+    } else if let fused {
+      try kernels.forwardFused(fused, lower: passes[0], upper: passes[1], stream: stream)
+      rest = passes.dropFirst(2)
+    }
+    for pass in rest { try kernels.forward(pass, stream: stream) }
+  }
+
+  private func workspace(_ chain: CUDAChainShape?) -> Tensor? {
+    chain.map { .empty([$0.workspaceBytes], dtype: .uint8, device: device) }
+  }
+
   private var passShapes: [CUDAPassShape] { (0..<pattern.fold.order).map(passShape) }
 
   /// For every pass, whether its mode bias wants a gradient, given which of the biases do.
@@ -235,9 +263,11 @@ struct CUDAPlan: Sendable {
       for lower in 0..<index { places[lower] = place }
     }
     let fused = fusedShape(saves: false)
-    withExtendedLifetime((operands, output, lse, other)) {
+    let chain = chainShape(fused)
+    let finished = workspace(chain)
+    withExtendedLifetime((operands, output, lse, other, finished)) {
       run { kernels, stream in
-        try kernels.prepare(passShapes, fused: fused)
+        try kernels.prepare(passShapes, fused: fused, chain: chain)
         let passes = (0..<order).map { index in
           pass(
             index, operands,
@@ -245,12 +275,7 @@ struct CUDAPlan: Sendable {
               ? DeviceTensor(operands.values, layout: layout) : places[index - 1],
             output: places[index], carried: lse, lse: lse)
         }
-        if let fused {
-          try kernels.forwardFused(fused, lower: passes[0], upper: passes[1], stream: stream)
-        }
-        for pass in passes.dropFirst(fused == nil ? 0 : 2) {
-          try kernels.forward(pass, stream: stream)
-        }
+        try launch(passes, fused: fused, chain: chain, workspace: finished, kernels, stream)
       }
     }
     return (output, lse)
@@ -266,19 +291,17 @@ struct CUDAPlan: Sendable {
     let lses = (0..<order).map { _ in emptyLSE() }
     if output.count > 0 {
       let fused = fusedShape(saves: true)
-      withExtendedLifetime((operands, output, values, lses)) {
+      let chain = chainShape(fused)
+      let finished = workspace(chain)
+      withExtendedLifetime((operands, output, values, lses, finished)) {
         run { kernels, stream in
           try kernels.prepare(
-            passShapes, fused: fused, backward: true, biasGradient: wantsBias(needed[firstBias...]))
+            passShapes, fused: fused, chain: chain, backward: true,
+            biasGradient: wantsBias(needed[firstBias...]))
           let passes = (0..<order).map {
             saved($0, operands, output: output, values: values, lses: lses)
           }
-          if let fused {
-            try kernels.forwardFused(fused, lower: passes[0], upper: passes[1], stream: stream)
-          }
-          for pass in passes.dropFirst(fused == nil ? 0 : 2) {
-            try kernels.forward(pass, stream: stream)
-          }
+          try launch(passes, fused: fused, chain: chain, workspace: finished, kernels, stream)
         }
       }
     }

@@ -115,6 +115,56 @@ struct KernelCompilationTests {
     #expect(single.clusterPlan == nil)
   }
 
+  /// Three passes of a block support, 4 heads of 16 sequences of `tokens` tokens.
+  static func chain(
+    _ element: CUDAElement, width: Int, sizes: (Int, Int, Int), tokens: Int, full: Bool
+  ) -> CUDAChainShape? {
+    let strides = [sizes.1 * sizes.2, sizes.2, 1]
+    let make = { (index: Int) in
+      CUDAPassShape(
+        element: element, headWidth: width, batch: 16, heads: 4, keyHeads: full ? 2 : 4,
+        valueHeads: index == 3 && full ? 2 : 4, tokens: tokens,
+        mode: Mode(
+          index: index, size: [sizes.0, sizes.1, sizes.2][index - 1], stride: strides[index - 1],
+          isLowest: index == 3), support: full ? .block : .blockCausal,
+        isJoint: full && index < 3, hasBeta: full && index < 3, hasBias: full, isRotary: false)
+    }
+    return CUDAFusedShape(lower: make(3), upper: make(2), saves: full).flatMap {
+      CUDAChainShape(pair: $0, top: make(1))
+    }
+  }
+
+  @Test(
+    "three passes of one launch compile",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
+    arguments: [CUDAElement.bfloat16, .float16], [(32, 32, 32), (5, 16, 16), (50, 27, 30)])
+  func compileChain(element: CUDAElement, sizes: (Int, Int, Int)) throws {
+    let tokens = sizes.0 * sizes.1 * sizes.2 - 7
+    for (width, full) in [(128, false), (64, true), (128, true)]
+    where (tokens + 22_500) * width * 6 <= 44_000_000 {
+      let shape = try #require(
+        Self.chain(element, width: width, sizes: sizes, tokens: tokens, full: full))
+      let plan = try #require(shape.plan)
+      let cubin = try compiler.get().compile(
+        source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
+        options: plan.options(architecture: "sm_90a"))
+      #expect(!cubin.isEmpty, "\(plan.entry) for \(shape)")
+    }
+  }
+
+  @Test("third passes that L2 or a tile cannot hold are launched for themselves")
+  func notChained() {
+    let make = { (sizes: (Int, Int, Int), tokens: Int) in
+      Self.chain(.bfloat16, width: 128, sizes: sizes, tokens: tokens, full: false)
+    }
+    #expect(make((32, 32, 32), 32768) != nil)
+    #expect(make((64, 32, 32), 65536) == nil)
+    #expect(make((65, 16, 16), 16640) == nil)
+    #expect(make((4, 16, 16), 2048) == nil)
+    #expect(make((4, 16, 16), 1024) == nil)
+    #expect(make((16, 16, 16), 4096)?.plan?.macros.contains("TOP=16") == true)
+  }
+
   @Test("passes that a cluster cannot hold are launched one by one")
   func notFused() {
     #expect(Self.fused(.bfloat16, width: 128, sizes: (64, 64), full: false) == nil)
@@ -181,6 +231,7 @@ struct KernelCompilationTests {
     #expect(MemoryLayout<BiasParameters>.size == 432)
     #expect(MemoryLayout<WalkParameters>.size == 408 + 48)
     #expect(MemoryLayout<FusedParameters>.size == 2 * 408)
+    #expect(MemoryLayout<ChainParameters>.size == 3 * 408 + 16)
     #expect(MemoryLayout<DecodePassParameters>.size == 112)
     #expect(MemoryLayout<DecodeArguments>.size == 120 + 8 * 112)
   }

@@ -35,6 +35,19 @@ struct CUDATests {
     ]
   }
 
+  /// Three modes that share a launch, with enough rows for it.
+  static let chained: [Trial] = [
+    Trial(
+      fold: [3, 32, 32], support: .blockCausal, heads: 12, keyHeads: 4, tokens: 3000, width: 128,
+      lengths: [3000, 2100], biases: false),
+    Trial(
+      fold: [4, 16, 16], support: .block, normalization: .joint, heads: 8, tokens: 1000, width: 64,
+      lengths: [1000, 900, 800, 700, 1000, 1, 256, 257, 999], layout: .tokensFirst),
+    Trial(
+      fold: [2, 2, 32, 32], support: .blockCausal, normalization: .joint, heads: 18, keyHeads: 6,
+      tokens: 2048, width: 64, lengths: [2048, 2048], biases: false),
+  ]
+
   static let trials: [Trial] =
     fused
     + Support.allCases.flatMap { support in
@@ -122,7 +135,8 @@ struct CUDATests {
   }
 
   @Test(
-    "half types err at most twice what the same-type composition errs", arguments: trials,
+    "half types err at most twice what the same-type composition errs",
+    arguments: trials + chained,
     [DType.bfloat16, .float16])
   func half(trial: Trial, dtype: DType) {
     let reference = pooled(trial.run(.reference, dtype: .float64, rounded: dtype))
@@ -139,7 +153,7 @@ struct CUDATests {
     }
   }
 
-  @Test("two runs agree bit by bit", arguments: trials)
+  @Test("two runs agree bit by bit", arguments: trials + chained)
   func repeatable(trial: Trial) {
     let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
     let second = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
@@ -184,7 +198,7 @@ struct CUDATests {
 
 /// Runs where there is no GPU too: a trial that is none would end the process there, with all tests after it.
 @Suite struct CUDATrialTests {
-  @Test("the GPU's trials fit their folds", arguments: CUDATests.trials)
+  @Test("the GPU's trials fit their folds", arguments: CUDATests.trials + CUDATests.chained)
   func trials(trial: Trial) {
     #expect(trial.pattern.objection(tokens: trial.tokens) == nil)
     #expect(trial.heads % trial.keyHeads == 0)

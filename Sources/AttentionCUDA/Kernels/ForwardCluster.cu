@@ -8,8 +8,11 @@
 // product, and a warp keeps what belongs to its own fiber. What the lower pass returns goes to the tile that needs
 // it (`st.async`), whose owner says when it has read what was there before.
 //
+// With TOP the launch runs a third pass too, whose fibers lie across all blocks of a head. Its tasks come when the rows that
+// they read have been written, by all clusters, but have not left L2 yet.
+//
 // Macros: TILES, the tiles of 64 rows of a cluster (an even number); LOWER, UPPER, LOWER_SIZE, UPPER_SIZE,
-// SAVE, GROUPED, LOWER_BIAS and UPPER_BIAS as for ForwardFused.cu.
+// SAVE, GROUPED, LOWER_BIAS and UPPER_BIAS as for ForwardFused.cu; TOP (0 without), TOP_SIZE and TOP_BIAS.
 
 // s[64, 64] (+)= a · bᵀ over 16 channels: both are rows of tiles.
 #define SCORES(NAME, ADD, KIND)                                                                              \
@@ -110,7 +113,7 @@ __device__ __forceinline__ void normalize(float (&factor)[2], float (&lse)[2], c
   }
 }
 
-__device__ __forceinline__ void attend(const Fused& both, const Places& places, char* memory, int rank, int group) {
+__device__ __forceinline__ void attend(const Chain& both, const Places& places, char* memory, int rank, int group) {
   const Pass& p = both.lower;
   const Pass& up = both.upper;
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3), g = lane >> 2, t = lane & 3, first = warp * 16;
@@ -119,7 +122,7 @@ __device__ __forceinline__ void attend(const Fused& both, const Places& places, 
   int* upperMark = lowerMark + 64;
   constexpr int lowerFibers = 64 / LOWER, upperFibers = 64 / UPPER;
   constexpr int sentBytes = D * 2 + (JOINT ? 4 : 0);
-  int parity = 0, staging = 0;
+  int parity = 0, staging = 0, sentParity = 0, vacantParity = Task(both).isTop ? 0 : 1;
   u32 leaving = places.leaving + (group * 64 + first + g) * 4;
   // Hands the warp's rows and ℓ' to the warps that take them to memory; `write` puts the rows there.
   auto hand = [&](const float(&lse)[2], auto write) {
@@ -133,7 +136,78 @@ __device__ __forceinline__ void attend(const Fused& both, const Places& places, 
     if (lane == 0) arrive(places.staged(group));
     staging ^= 1;
   };
-  auto run = [&](const Task& task, auto isFull) {
+  auto handRows = [&](const float(&o)[ND][4], const float(&factor)[2], const float(&lse)[2]) {
+    hand(lse, [&](u32 stage) {
+#pragma unroll
+      for (int n = 0; n < ND; n += 2)
+        storeMatrices(stage + stagedAt(first + (lane & 15), n + (lane >> 4)),
+                      pack(o[n][0] * factor[0], o[n][1] * factor[0]), pack(o[n][2] * factor[1], o[n][3] * factor[1]),
+                      pack(o[n + 1][0] * factor[0], o[n + 1][1] * factor[0]),
+                      pack(o[n + 1][2] * factor[1], o[n + 1][3] * factor[1]));
+    });
+  };
+  // Says that u' was read: to those who send the next one, or to this block's copies of a top pass.
+  auto leave = [&](bool toTop) {
+    __syncwarp();
+    if (toTop) {
+      if (lane == 0) arrive(places.read(group, 3));
+    } else if (lane < BLOCKS_OF_CLUSTER) {
+      arriveAt(peer(memory, lane) + places.vacant() - places.tiles);
+    }
+  };
+#if TOP
+  int topParity = 0;
+  // The top pass of two tiles, whose u the upper pass has left in memory.
+  auto runTop = [&](const Task& task, bool toTop, auto isFull) {
+    constexpr bool full = decltype(isFull)::value;
+    const Pass& last = both.top;
+    const float* bias = last.bias ? last.bias + (i64)task.h * last.biasStride : nullptr;
+    float beta = BETA ? last.beta[task.h] * LOG2E : 0.f;
+    float s[2][8][4], o[2][ND][4], top[2], sum[2], factor[2][2], lse[2][2], carried[2] = {0.f, 0.f};
+    u32 weights[2][4][4];
+    int tile = task.block * TILES * 2 + rank * 2 + group;
+    waitFor(places.landed(group, 0), parity);
+    score(s[0], places.tile(group, 0), places.tile(group, 1));
+    waitFor(places.landed(group, 2), parity);
+    score(s[1], places.tile(group, 3), places.tile(group, 4));
+    // Both tiles' weights before u is needed, which may be on its way yet.
+    auto weighted = [&](auto index) {
+      constexpr int i = decltype(index)::value;
+      const int* marks = i ? upperMark : lowerMark;
+      awaitProducts<1 - i>();
+      pinProduct(s[i]);
+      if (lane == 0) arrive(places.read(group, i * 2));
+#if JOINT
+      // ℓ' of the upper pass is there when its rows are.
+      waitFor(places.landed(group, 1 + i * 2), i ? topParity : parity);
+      const float* line = last.lseIn + (i64)(task.b * p.heads + task.h) * p.lseN;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int row = first + g + half * 8, t = full ? task.token<2>(tile + i * TILES, row) : marks[row];
+        carried[half] = t >= 0 ? __ldcg(line + t) * LOG2E : 0.f;
+      }
+#endif
+      soften<TOP, full, JOINT, BETA, TOP_BIAS>(last, s[i], weights[i], top, sum, marks, beta, carried, bias);
+      normalize(factor[i], lse[i], top, sum, marks + first + g, full);
+    };
+    weighted(Index<0>());
+    weighted(Index<1>());
+    waitFor(places.landed(group, 1), parity);
+    weigh(o[0], weights[0], places.tile(group, 2));
+    waitFor(places.landed(group, 3), topParity);
+    weigh(o[1], weights[1], places.tile(group, 5));
+    awaitProducts<1>();
+    pinProduct(o[0]);
+    if (lane == 0) arrive(places.read(group, 1));
+    handRows(o[0], factor[0], lse[0]);
+    awaitProducts<0>();
+    pinProduct(o[1]);
+    leave(toTop);
+    handRows(o[1], factor[1], lse[1]);
+    parity ^= 1, topParity ^= 1;
+  };
+#endif
+  auto run = [&](const Task& task, bool toTop, auto isFull) {
     constexpr bool full = decltype(isFull)::value;
     const float* lowerBias = p.bias ? p.bias + (i64)task.h * p.biasStride : nullptr;
     const float* upperBias = up.bias ? up.bias + (i64)task.h * up.biasStride : nullptr;
@@ -152,7 +226,7 @@ __device__ __forceinline__ void attend(const Fused& both, const Places& places, 
     waitFor(places.landed(group, 2), parity);
     score(s, places.tile(group, 3), places.tile(group, 4));
     normalize(factor, lse, top, sum, lowerMark + first + g, full);
-    waitFor(places.vacant(), parity ^ 1);
+    waitFor(places.vacant(), vacantParity);
     awaitProducts<1>();
     pinProduct(o);
     if (lane == 0) arrive(places.read(group, 1));
@@ -183,29 +257,21 @@ __device__ __forceinline__ void attend(const Fused& both, const Places& places, 
 #endif
     }
 #if SAVE
-    hand(lse, [&](u32 stage) {
-#pragma unroll
-      for (int n = 0; n < ND; n += 2)
-        storeMatrices(stage + stagedAt(first + (lane & 15), n + (lane >> 4)),
-                      pack(o[n][0] * factor[0], o[n][1] * factor[0]), pack(o[n][2] * factor[1], o[n][3] * factor[1]),
-                      pack(o[n + 1][0] * factor[0], o[n + 1][1] * factor[0]),
-                      pack(o[n + 1][2] * factor[1], o[n + 1][3] * factor[1]));
-    });
+    handRows(o, factor, lse);
 #endif
 #if JOINT
-    waitFor(places.sent(group), parity);
+    waitFor(places.sent(group), sentParity);
     const float* arrived = reinterpret_cast<const float*>(memory + 14 * TILE) + group * 64 + first + g;
 #pragma unroll
     for (int half = 0; half < 2; half++) carried[half] = arrived[half * 8] * LOG2E;
 #endif
     soften<UPPER, full, JOINT, BETA, UPPER_BIAS>(up, s, weights, top, sum, upperMark, beta, carried, upperBias);
-    waitFor(places.sent(group), parity);
+    waitFor(places.sent(group), sentParity);
     weigh(o, weights, places.tile(group, 5));
     normalize(factor, lse, top, sum, upperMark + first + g, full);
     awaitProducts<0>();
     pinProduct(o);
-    __syncwarp();
-    if (lane < BLOCKS_OF_CLUSTER) arriveAt(peer(memory, lane) + places.vacant() - places.tiles);
+    leave(toTop);
     hand(lse, [&](u32 stage) {
 #pragma unroll
       for (int half = 0; half < 2; half++)
@@ -218,43 +284,55 @@ __device__ __forceinline__ void attend(const Fused& both, const Places& places, 
           storeShared(stage + stagedAt(first + g + half * 8, n * 4 + t), w);
         }
     });
-    parity ^= 1;
+    parity ^= 1, sentParity ^= 1, vacantParity ^= 1;
   };
 #pragma unroll 1
-  for (Task task(p); task.exists(p); task.next(p)) {
-    if (task.full) {
-      if (threadIdx.x % 128 == 0) expectBytes(places.sent(group), 64 * sentBytes);
-      run(task, Index<1>());
+  for (Task task(both), after = task; task.exists(both); task = after) {
+    after.next(both);
+    bool toTop = after.exists(both) && after.isTop;
+    int row = threadIdx.x % 128, rows = 64;
+    if (!task.full) {
+      groupSync(group);
+      int tiles = task.isTop ? task.block * TILES * 2 + tile : tile;
+      if (row < 64)
+        lowerMark[row] = task.isTop ? task.mark<2>(p, tiles, row) : task.mark<0>(p, tile, row);
+      else
+        upperMark[row - 64] = task.isTop ? task.mark<2>(p, tiles + TILES, row - 64) : task.mark<1>(p, tile, row - 64);
+      groupSync(group);
+      rows = 0;
+      for (int n = 0; n < 64; n += 32) rows += __popc(__ballot_sync(~0u, upperMark[n + lane] != -1));
+    }
+#if TOP
+    if (task.isTop) {
+      if (task.full) runTop(task, toTop, Index<1>());
+      else runTop(task, toTop, Index<0>());
       continue;
     }
-    groupSync(group);
-    int row = threadIdx.x % 128;
-    if (row < 64) lowerMark[row] = task.mark<false>(p, tile, row);
-    else upperMark[row - 64] = task.mark<true>(p, tile, row - 64);
-    groupSync(group);
-    int rows = 0;
-    for (int n = 0; n < 64; n += 32) rows += __popc(__ballot_sync(~0u, upperMark[n + lane] != -1));
-    // Zeros for the rows that nobody sends.
-    for (int i = row; i < 64 * CHUNKS; i += 128)
-      if (upperMark[i / CHUNKS] == -1) {
-        const u32 zero[4] = {0, 0, 0, 0};
-        storeShared(places.tile(group, 5) + swizzled(i / CHUNKS, i % CHUNKS), zero);
-      }
-    groupSync(group);
+#endif
+    if (!task.full) {
+      // Zeros for the rows that nobody sends.
+      for (int i = row; i < 64 * CHUNKS; i += 128)
+        if (upperMark[i / CHUNKS] == -1) {
+          const u32 zero[4] = {0, 0, 0, 0};
+          storeShared(places.tile(group, 5) + swizzled(i / CHUNKS, i % CHUNKS), zero);
+        }
+      groupSync(group);
+    }
     if (row == 0) expectBytes(places.sent(group), rows * sentBytes);
-    run(task, Index<0>());
+    if (task.full) run(task, toTop, Index<1>());
+    else run(task, toTop, Index<0>());
   }
 }
 
 extern "C" __global__ void __launch_bounds__(512, 1) __cluster_dims__(BLOCKS_OF_CLUSTER, 1, 1)
-    forwardCluster(const __grid_constant__ Fused both) {
+    forwardCluster(const __grid_constant__ Chain both) {
   followPrevious();
   extern __shared__ __align__(1024) char memory[];
   Places places(shared32(memory));
   int rank = blockIdx.x % BLOCKS_OF_CLUSTER;
   if (threadIdx.x == 0) {
     for (int group = 0; group < 2; group++) {
-      for (int which = 0; which < 3; which++) {
+      for (int which = 0; which < 4; which++) {
         initialize(places.landed(group, which), 128);
         initialize(places.read(group, which), 4);
       }
