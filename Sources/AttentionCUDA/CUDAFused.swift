@@ -17,21 +17,25 @@ public struct CUDAFusedShape: Sendable, Hashable {
   /// Blocks that share memory: 16 is what an H100-class GPU allows.
   static let largestCluster = 16
   private static let rows = 64
+  /// A part of a GPU with fewer multiprocessors may have no sixteen that share memory.
+  private static let leastMultiprocessors = 4 * largestCluster
 
   /// Creates the pair, or nil if the two passes need a launch each: on other GPUs than Hopper's, in f32 and with
-  /// wide heads (where fewer blocks fit a multiprocessor and nothing has been measured), with sliding
+  /// wide heads (where fewer blocks fit a multiprocessor and nothing has been measured), on a slice of a GPU
+  /// that may not hold a cluster, with sliding
   /// windows (which leave the tokens of a block), with fibers of more than 64 positions, with more than
   /// 1024 tokens in a block of both modes, or where more than half of a cluster's rows would be idle.
   ///
   /// - Parameters:
   ///   - capability: ``CUDADriver/Device/capability``.
   ///   - sharedMemory: ``CUDADriver/Device/sharedMemory``.
+  ///   - multiprocessors: ``CUDADriver/Device/multiprocessors``.
   public init?(
     lower: CUDAPassShape, upper: CUDAPassShape, saves: Bool, capability: Int = 90,
-    sharedMemory: Int = 227 * 1024
+    sharedMemory: Int = 227 * 1024, multiprocessors: Int = 132
   ) {
     let (x, y) = (upper.mode.size, lower.mode.size)
-    guard capability == 90, lower.element != .float32, lower.headWidth <= 128,
+    guard capability == 90, multiprocessors >= Self.leastMultiprocessors, lower.element != .float32, lower.headWidth <= 128,
       lower.support != .slidingCausal, lower.support == upper.support,
       lower.mode.stride == 1, upper.mode.stride == y, x <= Self.rows, y <= Self.rows
     else { return nil }

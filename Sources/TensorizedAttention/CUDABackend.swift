@@ -132,7 +132,7 @@ struct CUDAPlan: Sendable {
     else { return nil }
     return CUDAFusedShape(
       lower: passShape(0), upper: passShape(1), saves: saves, capability: device.capability,
-      sharedMemory: device.sharedMemory)
+      sharedMemory: device.sharedMemory, multiprocessors: device.multiprocessors)
   }
 
   /// The three lowest modes as one launch, if a kernel runs them.

@@ -64,7 +64,8 @@ struct KernelCompilationTests {
 
   /// Two passes of a block support that fit one launch.
   static func fused(
-    _ element: CUDAElement, width: Int, sizes: (Int, Int), full: Bool, isRotary: Bool? = nil
+    _ element: CUDAElement, width: Int, sizes: (Int, Int), full: Bool, isRotary: Bool? = nil,
+    multiprocessors: Int = 132
   ) -> CUDAFusedShape? {
     let make = { (index: Int) in
       CUDAPassShape(
@@ -76,7 +77,8 @@ struct KernelCompilationTests {
         isJoint: full && index == 1, hasBeta: full && index == 1, hasBias: full,
         isRotary: isRotary ?? full)
     }
-    return CUDAFusedShape(lower: make(2), upper: make(1), saves: full)
+    return CUDAFusedShape(
+      lower: make(2), upper: make(1), saves: full, multiprocessors: multiprocessors)
   }
 
   @Test(
@@ -172,6 +174,8 @@ struct KernelCompilationTests {
     #expect(Self.fused(.bfloat16, width: 128, sizes: (3, 5), full: false) == nil)
     #expect(Self.fused(.float32, width: 128, sizes: (32, 32), full: true) == nil)
     #expect(Self.fused(.bfloat16, width: 256, sizes: (32, 32), full: true) == nil)
+    #expect(
+      Self.fused(.bfloat16, width: 128, sizes: (32, 32), full: false, multiprocessors: 32) == nil)
   }
 
   @Test(
