@@ -35,7 +35,8 @@ public struct CUDAFusedShape: Sendable, Hashable {
     sharedMemory: Int = 227 * 1024, multiprocessors: Int = 132
   ) {
     let (x, y) = (upper.mode.size, lower.mode.size)
-    guard capability == 90, multiprocessors >= Self.leastMultiprocessors, lower.element != .float32, lower.headWidth <= 128,
+    guard capability == 90, multiprocessors >= Self.leastMultiprocessors, lower.element != .float32,
+      lower.headWidth <= 128,
       lower.support != .slidingCausal, lower.support == upper.support,
       lower.mode.stride == 1, upper.mode.stride == y, x <= Self.rows, y <= Self.rows
     else { return nil }
