@@ -5,9 +5,15 @@ extension CUDAPassShape {
   /// The sets of four tiles (q, k, u and the gradient of u') that are loaded ahead; odd in number.
   private var tileSets: Int { headWidth == 128 ? 3 : 5 }
 
+  private static let backwardShortWarpgroupPlans = PlanMemo<CUDAPassShape, LaunchPlan?>()
+
   /// The kernel of the backward pass on a Hopper GPU, or nil where it has none: f32, rotary positions, other head
   /// widths than 64 and 128, and fibers of more than 64 positions.
   package var backwardShortWarpgroupPlan: LaunchPlan? {
+    Self.backwardShortWarpgroupPlans(self) { formBackwardShortWarpgroupPlan() }
+  }
+
+  private func formBackwardShortWarpgroupPlan() -> LaunchPlan? {
     guard hasShortWarpgroups, fiberLength <= 64 else { return nil }
     var plan = plan(
       "BackwardShortWarpgroup", "backwardShortWarpgroup", rows: 64,
@@ -33,6 +39,12 @@ extension CUDAFusedShape {
   /// The kernel of both backward passes whose blocks stay and take one cluster's tokens after the other, or nil where it
   /// has none: with rotary positions and other head widths than 64 and 128.
   package var backwardWarpgroupPlan: LaunchPlan? {
+    Self.backwardWarpgroupPlans(self) { formBackwardWarpgroupPlan() }
+  }
+
+  private static let backwardWarpgroupPlans = PlanMemo<CUDAFusedShape, LaunchPlan?>()
+
+  private func formBackwardWarpgroupPlan() -> LaunchPlan? {
     guard lower.hasShortWarpgroups else { return nil }
     // A counter a block of the cluster and one more.
     var plan = plan(

@@ -10,9 +10,15 @@ extension CUDAPassShape {
   /// The parts of dβ that a head has: one for every sixteen queries of a fiber.
   var betaParts: Int { hasBeta ? batch * fibers * ((fiberLength + 63) / 64) * 4 : 0 }
 
+  private static let backwardWarpgroupPlans = PlanMemo<CUDAPassShape, [LaunchPlan]?>()
+
   /// The kernels of the backward pass on a Hopper GPU, in the order in which they run, or nil where it has none:
   /// f32, other head widths, fibers that a short kernel packs, and passes with a mode bias.
   package var backwardWarpgroupPlans: [LaunchPlan]? {
+    Self.backwardWarpgroupPlans(self) { formBackwardWarpgroupPlans() }
+  }
+
+  private func formBackwardWarpgroupPlans() -> [LaunchPlan]? {
     guard element != .float32, headWidth == 64 || headWidth == 128, fiberLength > 64, !hasBias
     else { return nil }
     let rows = plan(

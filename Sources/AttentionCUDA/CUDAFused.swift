@@ -90,8 +90,14 @@ public struct CUDAFusedShape: Sendable, Hashable {
     return plan
   }
 
+  private static let forwardPlans = PlanMemo<CUDAFusedShape, LaunchPlan>()
+  private static let clusterPlans = PlanMemo<CUDAFusedShape, LaunchPlan?>()
+  private static let backwardClusterPlans = PlanMemo<CUDAFusedShape, LaunchPlan>()
+
   /// The kernel of both forward passes.
-  package var forwardPlan: LaunchPlan {
+  package var forwardPlan: LaunchPlan { Self.forwardPlans(self) { formForwardPlan() } }
+
+  private func formForwardPlan() -> LaunchPlan {
     let memory = Self.rows * (3 * lower.rowBytes + 12) + 8
     return plan(
       "ForwardFused", "forwardFused", sharedMemory: memory,
@@ -101,7 +107,9 @@ public struct CUDAFusedShape: Sendable, Hashable {
   /// The kernel of both forward passes whose blocks stay and take one cluster's tokens after the other, or nil
   /// where it has none: with rotary positions, other head widths than 64 and 128, fewer than 128 rows, and small
   /// clusters with rows that are no tokens, where blocks that come and go are faster (5·13: 0.70 ms, not 0.83).
-  package var clusterPlan: LaunchPlan? {
+  package var clusterPlan: LaunchPlan? { Self.clusterPlans(self) { formClusterPlan() } }
+
+  private func formClusterPlan() -> LaunchPlan? {
     let width = lower.headWidth
     guard !lower.isRotary, width == 64 || width == 128, cluster > 1,
       cluster > 2 || tokensPerCluster == cluster * Self.rows
@@ -124,6 +132,10 @@ public struct CUDAFusedShape: Sendable, Hashable {
 
   /// The kernel of both backward passes whose blocks come and go.
   package var backwardClusterPlan: LaunchPlan {
+    Self.backwardClusterPlans(self) { formBackwardClusterPlan() }
+  }
+
+  private func formBackwardClusterPlan() -> LaunchPlan {
     let span = max(16, Self.packed(max(lower.mode.size, upper.mode.size)))
     let tiles = Self.rows * (2 * lower.rowBytes + 2 * max(lower.rowBytes, (span + 8) * 2))
     let memory = tiles + Self.rows * 8 + 64

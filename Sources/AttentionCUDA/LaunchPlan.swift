@@ -74,8 +74,13 @@ extension CUDAPassShape {
     return size
   }
 
+  private static let forwardPlans = PlanMemo<CUDAPassShape, LaunchPlan>()
+  private static let backwardPlans = PlanMemo<CUDAPassShape, [LaunchPlan]>()
+
   /// The kernel of the forward pass.
-  package var forwardPlan: LaunchPlan {
+  package var forwardPlan: LaunchPlan { Self.forwardPlans(self) { formForwardPlan() } }
+
+  private func formForwardPlan() -> LaunchPlan {
     if fiberLength <= 64 {
       let memory = 64 * (3 * rowBytes + 8)
       let limit = headWidth > 128 ? 2 : headWidth > 64 ? 4 : 5
@@ -90,7 +95,9 @@ extension CUDAPassShape {
   }
 
   /// The kernels of the backward pass, in the order in which they run.
-  package var backwardPlans: [LaunchPlan] {
+  package var backwardPlans: [LaunchPlan] { Self.backwardPlans(self) { formBackwardPlans() } }
+
+  private func formBackwardPlans() -> [LaunchPlan] {
     let widest = element == .float32 && headWidth > 128
     let rows = widest ? 32 : 64
     if fiberLength <= rows {
