@@ -45,6 +45,7 @@ public final class CUDAKernels: Sendable {
   }
 
   private let kernels = Mutex<[RequestKey: [Kernel]]>([:])
+  private static let mostRequests = 4096
   private let clusterCounts = Mutex<[FunctionKey: Int]>([:])
 
   private struct TableKey: Hashable {
@@ -118,7 +119,11 @@ public final class CUDAKernels: Sendable {
     let plans = request.plans ?? plans()
     try load(plans, on: device)
     let loaded = try plans.map { Kernel(plan: $0, function: try function($0, on: device)) }
-    kernels.withLock { $0[key] = loaded }
+    // A new length at every call must not fill the memory; functions stay loaded.
+    kernels.withLock {
+      if $0.count >= Self.mostRequests { $0.removeAll() }
+      $0[key] = loaded
+    }
     return loaded
   }
 
