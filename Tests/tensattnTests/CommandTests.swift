@@ -89,6 +89,29 @@ struct CommandTests {
     #expect(spoken.status == 0 && spoken.output.hasPrefix("let "), "\(spoken.errors)")
   }
 
+  @Test func trainingTakesADeviceAndAPrecision() throws {
+    let text = (0..<400).map { "let value\($0) = \($0 * 7 % 101)\n" }.joined()
+    try folder.write("text.swift", text)
+    func train(_ output: String, _ place: [String]) throws -> Program.Result {
+      try Program.run(
+        [
+          "train", "--text", folder.path("text.swift"), "--output", folder.path(output),
+          "--context", "32", "--batch-size", "2", "--width", "32", "--layers", "1", "--heads", "2",
+          "--steps", "3",
+        ] + place)
+    }
+    let half = try train("half", ["--precision", "bfloat16"])
+    #expect(half.status == 0 && half.errors.contains("bfloat16 on cpu"), "\(half.errors)")
+    let full = try train("half", ["--precision", "float32"])
+    #expect(full.status == 1 && full.errors.contains("precision"), "\(full.errors)")
+    let elsewhere = try train("elsewhere", ["--device", "tpu"])
+    #expect(elsewhere.status == 1 && elsewhere.errors.contains("'tpu' is not a device"))
+    if Runtime.cudaDeviceCount == 0 {
+      let missing = try train("missing", ["--device", "cuda"])
+      #expect(missing.status == 1 && missing.errors.contains("No CUDA device is available"))
+    }
+  }
+
   @Test func mistakesEndWithASentenceAndAStatus() throws {
     try folder.write("broken", "not tensors")
     let broken = try Program.run(
