@@ -40,6 +40,22 @@ struct ClassifyTests {
     #expect(missing.status != 0 && missing.errors.contains("a file in the format sst2"))
   }
 
+  @Test func aLabelThatTheModelDoesNotKnowIsNamedWithItsLine() throws {
+    let lines = (0..<60).map { $0 % 2 == 0 ? "good fine words \($0)" : "bad poor words \($0)" }
+    try folder.write("lines.txt", lines.joined(separator: "\n") + "\n")
+    let trained = try Program.run(
+      "classify", "train", "--source", "lines", "--training", folder.path("lines.txt"), "--output",
+      folder.path("run"), "--steps", "2", "--batch-size", "4", "--width", "16", "--threads", "1")
+    #expect(trained.status == 0, "\(trained.errors)")
+    try folder.write("more.txt", "good words\nodd words\n")
+    let evaluated = try Program.run(
+      "classify", "evaluate", "--model", folder.path("run/seed-1"), "--file",
+      folder.path("more.txt"))
+    #expect(
+      evaluated.status == 1 && evaluated.errors.contains("more.txt:2")
+        && evaluated.errors.contains("odd"), "\(evaluated.errors)")
+  }
+
   @Test func encodersAreComparedInOneCommand() throws {
     let result = try Program.run(
       "compare-encoders", "--output", folder.path("out"), "--seeds", "1", "--steps", "2",

@@ -52,7 +52,10 @@ extension ClassifierData {
   public func load(
     file path: String, vocabulary: Vocabulary, labels: [String]
   ) throws -> TokenDataset {
-    let words = try format(forTraining: false).read(path)
+    // Lines may have any labels in training; now they are known, and a line with another one is named.
+    let words =
+      try source == .labeledLines
+      ? LabeledLinesFormat(labels: labels).read(path) : format(forTraining: false).read(path)
     let places = Dictionary(uniqueKeysWithValues: labels.enumerated().map { ($1, $0) })
     for label in words.labels where places[label] == nil {
       guard words.uses(label) else { continue }
