@@ -48,7 +48,8 @@ extension ClassifierData {
 
   /// Reads one file of the format, or folder, with the words and labels of a run.
   ///
-  /// - Throws: `DatasetError`, ``ConfigurationError`` if the file has labels that the run does not.
+  /// - Throws: `DatasetError`, also for a line with a label that the run does not have, or
+  ///   ``ConfigurationError`` where the format itself knows more labels than the run.
   public func load(
     file path: String, vocabulary: Vocabulary, labels: [String]
   ) throws -> TokenDataset {
