@@ -55,16 +55,6 @@ extension CUDAFusedShape {
   }
 }
 
-extension LaunchPlan {
-  /// Gives a block this many warpgroups.
-  mutating func useWarpgroups(_ count: Int) {
-    threads = count * 128
-    macros.removeAll { $0.hasPrefix("WARPS=") }
-    macros.append("WARPS=\(count * 4)")
-    macros.sort()
-  }
-}
-
 extension CUDAKernels {
   /// Whether a device runs the backward pass of short fibers through the warpgroup kernel.
   static func hasShortBackwardWarpgroups(

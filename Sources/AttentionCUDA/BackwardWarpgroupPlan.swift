@@ -38,10 +38,7 @@ extension CUDAPassShape {
           // Found faster for fibers of 256 rotated positions (6 %), slower for windows and without rotation.
           "PREFETCH": isRotary && mode.stride > 1 && (fiberLength + 63) / 64 <= tiles ? 1 : 0,
         ])
-      plan.threads = 512
-      plan.macros.removeAll { $0.hasPrefix("WARPS=") }
-      plan.macros.append("WARPS=16")
-      plan.macros.sort()
+      plan.useWarpgroups(4)
       return plan
     }
     return [rows] + products

@@ -120,10 +120,8 @@ public struct CUDAFusedShape: Sendable, Hashable {
       "ForwardCluster", "forwardCluster", sharedMemory: memory,
       ["SAVE": saves ? 1 : 0, "TILES": cluster, "TOP": 0])
     plan.cluster = cluster / 2
-    plan.threads = 512
-    plan.macros.removeAll { $0.hasPrefix("CLUSTER=") || $0.hasPrefix("WARPS=") }
-    plan.macros.append("WARPS=16")
-    plan.macros.sort()
+    plan.macros.removeAll { $0.hasPrefix("CLUSTER=") }
+    plan.useWarpgroups(4)
     return plan
   }
 

@@ -187,11 +187,11 @@ extension CUDAKernels {
     guard pass.firstQuery < shape.tokens else { return }
     let device = try driver.device()
     var parameters = try self.parameters(of: pass, on: device)
-    // The warpgroup kernel compares dot products before they are scaled.
-    if Self.hasWarpgroups(shape, on: device), parameters.scale.isNormal, parameters.scale > 0 {
+    let request = Self.forwardRequest(shape, on: device, scale: parameters.scale)
+    if case .forwardWarpgroup = request {
       return try forwardWarpgroup(pass, parameters, on: device, stream: stream)
     }
-    let kernel = try kernels(.forward(shape), on: device)[0]
+    let kernel = try kernels(request, on: device)[0]
     let plan = kernel.plan
     let fibers = skipRows(of: pass, &parameters, positions: plan.fiber == nil)
     let positions = shape.fiberLength - Int(parameters.firstPosition)
@@ -260,14 +260,12 @@ extension CUDAKernels {
       "No kernel runs this backward pass: \(shape.objection(backward: true) ?? "").")
     let device = try driver.device()
     var parameters = try self.parameters(of: pass, gradients, on: device)
-    if Self.hasBackwardWarpgroups(shape, on: device), parameters.scale.isNormal,
-      parameters.scale > 0
-    {
+    let request = Self.backwardRequest(shape, on: device, scale: parameters.scale)
+    if case .backwardWarpgroup = request {
       return try backwardWarpgroup(shape, parameters, gradients, on: device, stream: stream)
     }
-    let stays = Self.hasShortBackwardWarpgroups(shape, on: device)
-    let kernels = try kernels(
-      stays ? .backwardShortWarpgroup(shape) : .backward(shape), on: device)
+    let stays = request == .backwardShortWarpgroup(shape)
+    let kernels = try kernels(request, on: device)
     for kernel in kernels where kernel.plan.entry != shape.reductionEntry {
       let plan = kernel.plan
       let heads = plan.entry == "backwardLongQuery" ? shape.heads : shape.keyHeads

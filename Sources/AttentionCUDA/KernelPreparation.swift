@@ -24,6 +24,24 @@ extension CUDAKernels.Request {
 }
 
 extension CUDAKernels {
+  /// What runs a forward pass on a device. The warpgroup kernels of long fibers compare dot products before
+  /// they are scaled, so the scale must be positive.
+  static func forwardRequest(
+    _ shape: CUDAPassShape, on device: CUDADriver.Device, scale: Float = 1
+  ) -> Request {
+    hasWarpgroups(shape, on: device) && scale.isNormal && scale > 0
+      ? .forwardWarpgroup(shape) : .forward(shape)
+  }
+
+  /// What runs a backward pass on a device.
+  static func backwardRequest(
+    _ shape: CUDAPassShape, on device: CUDADriver.Device, scale: Float = 1
+  ) -> Request {
+    if hasShortBackwardWarpgroups(shape, on: device) { return .backwardShortWarpgroup(shape) }
+    return hasBackwardWarpgroups(shape, on: device) && scale.isNormal && scale > 0
+      ? .backwardWarpgroup(shape) : .backward(shape)
+  }
+
   /// Compiles and loads what the passes of a call need and the process lacks, as many kernels at a time as
   /// there are cores: a first call waits for its slowest kernel instead of for all of them in turn.
   ///
@@ -40,21 +58,14 @@ extension CUDAKernels {
   ) throws {
     let device = try driver.device()
     var requests = shapes.dropFirst(chain != nil ? 3 : fused != nil ? 2 : 0).map {
-      shape -> Request in
-      Self.hasWarpgroups(shape, on: device) ? .forwardWarpgroup(shape) : .forward(shape)
+      Self.forwardRequest($0, on: device)
     }
     if let chain {
       requests.append(.forwardChain(chain))
     } else if let fused {
       requests.append(.forwardFused(fused))
     }
-    let alone = { (shape: CUDAPassShape) -> Request in
-      if Self.hasShortBackwardWarpgroups(shape, on: device) {
-        return .backwardShortWarpgroup(shape)
-      }
-      return Self.hasBackwardWarpgroups(shape, on: device)
-        ? .backwardWarpgroup(shape) : .backward(shape)
-    }
+    let alone = { Self.backwardRequest($0, on: device) }
     if backward, let fused, !biasGradient.prefix(2).contains(true) {
       requests += shapes.dropFirst(2).map(alone) + [.backwardFused(fused)]
     } else if backward {

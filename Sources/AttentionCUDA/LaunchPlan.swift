@@ -28,6 +28,14 @@ package struct LaunchPlan: Sendable, Hashable {
     ] + macros.map { "-D" + $0 }
   }
 
+  /// Gives a block this many warpgroups.
+  mutating func useWarpgroups(_ count: Int) {
+    threads = count * 128
+    macros.removeAll { $0.hasPrefix("WARPS=") }
+    macros.append("WARPS=\(count * 4)")
+    macros.sort()
+  }
+
   /// A kernel of `Reduce.cu`, which no shape changes.
   static func reduction(_ entry: String) -> LaunchPlan {
     LaunchPlan(

@@ -84,10 +84,7 @@ extension CUDAPassShape {
         "STAGES": ringTiles, "TILES": seen > 4 ? 0 : max(seen, 2),
         "WINDOW": isSliding && fiberLength > mode.size ? 1 : 0,
       ])
-    plan.threads = 512
-    plan.macros.removeAll { $0.hasPrefix("WARPS=") }
-    plan.macros.append("WARPS=16")
-    plan.macros.sort()
+    plan.useWarpgroups(4)
     return plan
   }
 

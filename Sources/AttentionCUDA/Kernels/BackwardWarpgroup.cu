@@ -336,18 +336,7 @@ __device__ __forceinline__ void work(const WalkedPass& p, int index, int count) 
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
   Gates gates(memory + (STAGES + 3) * SLOT);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < ITEMS; i++) initialize(gates.landed + i * 8, 129);
-    for (int i = 0; i < STAGES; i++) {
-      initialize(gates.full + i * 8, 4);
-      initialize(gates.empty + i * 8, 8);
-    }
-    for (int i = 0; i < 3; i++) {
-      initialize(gates.queryFull + i * 8, 4);
-      initialize(gates.queryEmpty + i * 8, 4);
-    }
-  }
-  __syncthreads();
+  gates.open(3);
   // Registers go to the warpgroups that hold accumulators, in all 4 · 128.
   int group = uniform(threadIdx.x / 128);
   if (group == 0) {

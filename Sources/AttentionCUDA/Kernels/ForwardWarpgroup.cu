@@ -349,18 +349,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const 
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
   Gates gates(memory + STAGES * SLOT + 2 * TILE + 8 * 16 * PITCH);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < ITEMS; i++) initialize(gates.landed + i * 8, 129);
-    for (int i = 0; i < STAGES; i++) {
-      initialize(gates.full + i * 8, 4);
-      initialize(gates.empty + i * 8, 8);
-    }
-    for (int i = 0; i < 2; i++) {
-      initialize(gates.queryFull + i * 8, 4);
-      initialize(gates.queryEmpty + i * 8, 4);
-    }
-  }
-  __syncthreads();
+  gates.open(2);
   followPrevious();
   // Registers go to the warpgroups that hold accumulators: 40 + 72 + 2 · 200 = 4 · 128.
   int group = uniform(threadIdx.x / 128);

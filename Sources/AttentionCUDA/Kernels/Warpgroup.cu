@@ -34,16 +34,6 @@ __device__ __forceinline__ void waitFor(u32 barrier, int parity) {
       "r"(parity)
       : "memory");
 }
-// As hasPassed, but the thread sleeps for a while.
-__device__ __forceinline__ bool passesSoon(u32 barrier, int parity) {
-  u32 done;
-  asm volatile(
-      "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done;
-}
 // Makes this thread's stores to shared memory visible to wgmma.
 __device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

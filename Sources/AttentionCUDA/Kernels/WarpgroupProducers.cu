@@ -90,6 +90,22 @@ struct Gates {
   __device__ __forceinline__ Gates(u32 place)
       : landed(place), full(place + ITEMS * 8), empty(full + STAGES * 8), queryFull(empty + STAGES * 8),
         queryEmpty(queryFull + 24), notes(queryEmpty + 24), origin(place + 512), sums(notes + ITEMS * 4) {}
+
+  // Sets them up, for a number of buffers of own blocks.
+  __device__ __forceinline__ void open(int buffers) const {
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < ITEMS; i++) initialize(landed + i * 8, 129);
+      for (int i = 0; i < STAGES; i++) {
+        initialize(full + i * 8, 4);
+        initialize(empty + i * 8, 8);
+      }
+      for (int i = 0; i < buffers; i++) {
+        initialize(queryFull + i * 8, 4);
+        initialize(queryEmpty + i * 8, 4);
+      }
+    }
+    __syncthreads();
+  }
 };
 
 // What a copy holds: keys and values, queries (and their buffer), and the slot of the keys. Where turns do not follow
