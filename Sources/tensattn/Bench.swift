@@ -2,7 +2,6 @@ import ArgumentParser
 import Evaluation
 import Folding
 import Foundation
-import Torch
 import Training
 
 struct Bench: ParsableCommand {
@@ -55,11 +54,10 @@ struct Bench: ParsableCommand {
   @OptionGroup var compute: ComputeOptions
 
   func validate() throws {
-    let kind = (try? Device(parsing: device))?.kind
-    guard kind == .cpu || kind == .cuda else {
+    guard device == "cpu" || isCUDA else {
       throw ValidationError("--device must be cpu or cuda, not \(device).")
     }
-    guard kind == .cpu || (fold == nil && figures == nil) else {
+    guard !isCUDA || (fold == nil && figures == nil) else {
       throw ValidationError("--fold and --figures are for --device cpu; use plot on the --json.")
     }
     guard heads >= 1, width >= 1, budget > 0, (tokens ?? 1) >= 1 else {
@@ -68,14 +66,17 @@ struct Bench: ParsableCommand {
     if let fold, let objection = pattern(fold).objection(tokens: tokens ?? fold.capacity) {
       throw ValidationError(objection)
     }
-    guard measured == .tensorized else { return try validateMultiMask(kind) }
+    guard measured == .tensorized else { return try validateMultiMask() }
     guard fold != nil || tokens == nil else {
       throw ValidationError("--tokens needs a --fold.")
     }
   }
 
-  private func validateMultiMask(_ kind: Device.Kind?) throws {
-    guard kind == .cpu, fold == nil, figures == nil else {
+  /// Whether a GPU is there is seen when it is used.
+  private var isCUDA: Bool { device == "cuda" }
+
+  private func validateMultiMask() throws {
+    guard !isCUDA, fold == nil, figures == nil else {
       throw ValidationError(
         "--operator multi-mask runs on the CPU and takes no --fold and no --figures.")
     }
@@ -97,7 +98,7 @@ struct Bench: ParsableCommand {
     Interruption.install()
     if measured == .multiMask {
       try benchMultiMask()
-    } else if try Device(parsing: device).kind == .cuda {
+    } else if isCUDA {
       try benchCUDA()
     } else {
       try benchCPU()

@@ -65,8 +65,8 @@ struct CUDATrainingTests {
   @Test("A GPU's losses are the processor's", arguments: [Precision.float32, .bfloat16])
   func losses(precision: Precision) throws {
     let difference = try largestDifference((precision, .cuda()), (.float32, .cpu), steps: 20)
-    // Rounding grows along the steps; 8 bits a number leave about 0.4 %.
-    #expect(difference < (precision == .float32 ? 0.01 : 0.15))
+    // Rounding grows along the steps; twelve in bfloat16 on a processor differ by 0.003 from float32.
+    #expect(difference < (precision == .float32 ? 0.01 : 0.05))
   }
 
   @Test("A run goes on and generates on another device")
@@ -101,7 +101,7 @@ struct TrainingRunTests {
   func precision() throws {
     let difference = try largestDifference((.bfloat16, .cpu), (.float32, .cpu), steps: 12)
     #expect(difference > 0)
-    #expect(difference < 0.1)
+    #expect(difference < 0.02)
   }
 
   @Test("A model computes as it was trained, on a processor in float32")

@@ -109,6 +109,8 @@ struct CommandTests {
     if Runtime.cudaDeviceCount == 0 {
       let missing = try train("missing", ["--device", "cuda"])
       #expect(missing.status == 1 && missing.errors.contains("No CUDA device is available"))
+      let bench = try Program.run("bench", "--device", "cuda")
+      #expect(bench.status == 1 && bench.errors.contains("No CUDA device is available"))
     }
   }
 
@@ -120,6 +122,8 @@ struct CommandTests {
     #expect(!FileManager.default.fileExists(atPath: folder.path("out")))
     let fold = try Program.run("check", "--fold", "4xsix")
     #expect(fold.status == 64 && fold.errors.contains("4xsix"))
+    let device = try Program.run("bench", "--device", "tpu")
+    #expect(device.status == 64 && device.errors.contains("cpu or cuda, not tpu"))
     let model = try Program.run("generate", "--model", folder.path("nowhere"))
     #expect(model.status == 1 && model.errors.contains("nowhere"))
   }
