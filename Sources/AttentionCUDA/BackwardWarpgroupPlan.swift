@@ -62,13 +62,15 @@ extension CUDAKernels {
     return device.capability == 90 && memory <= device.sharedMemory
   }
 
-  /// Launches the backward pass of long fibers on a Hopper GPU.
+  /// Launches the backward pass of long fibers on a Hopper GPU; returns whether it hands D to the pass below.
   func backwardWarpgroup(
     _ shape: CUDAPassShape, _ parameters: PassParameters, _ gradients: CUDAPassGradients,
     on device: CUDADriver.Device, stream: CUDADriver.Stream
-  ) throws {
+  ) throws -> Bool {
     let kernels = try kernels(.backwardWarpgroup(shape), on: device)
     var parameters = parameters
+    // Without u', ⟨∂/∂u', u'⟩ stands where D will.
+    if gradients.hasDots { parameters.out = 0 }
     // D and ℓ' of every row, then the parts of dβ.
     parameters.dbeta =
       parameters.dot + UInt64(2 * 4 * shape.batch * shape.heads * Int(parameters.lseRow))
@@ -96,5 +98,6 @@ extension CUDAKernels {
         parameters: Reduction(
           partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.betaParts)))
     }
+    return false
   }
 }

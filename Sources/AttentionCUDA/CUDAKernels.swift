@@ -248,12 +248,15 @@ extension CUDAKernels {
   ///
   /// Every gradient has one writer and sums run in a fixed order, so two runs agree bit by bit.
   ///
+  /// - Returns: whether ``CUDAPassGradients/dotsBelow`` will be written, which is the pass below's
+  ///   ``CUDAPassGradients/hasDots``.
   /// - Throws: ``CUDAError``.
   /// - Precondition: as for ``forward(_:stream:)``, with `backward: true`; `pass` holds the saved u' and ℓ'.
   /// - Complexity: 2.5 to 3.5 times the forward pass's operations.
+  @discardableResult
   public func backward(
     _ pass: CUDAPass, _ gradients: CUDAPassGradients, stream: CUDADriver.Stream
-  ) throws {
+  ) throws -> Bool {
     let shape = pass.shape
     precondition(
       shape.objection(backward: true) == nil,
@@ -294,6 +297,7 @@ extension CUDAKernels {
         scratch: gradients.workspace + UInt64(shape.workspaceBytes(lseRow: pass.lseRow)),
         on: device, stream: stream)
     }
+    return false
   }
 
   func parameters(

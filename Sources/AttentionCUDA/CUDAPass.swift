@@ -110,6 +110,11 @@ public struct CUDAPassGradients: Sendable {
   public var accumulates: Bool
   /// ``CUDAPassShape/workspaceBytes(lseRow:biasHeads:)`` bytes.
   public var workspace: CUDADriver.Address
+  /// Whether the workspace begins with ⟨∂/∂u', u'⟩ of every row, [B, H, lseRow] f32, from the pass above.
+  public var hasDots = false
+  /// Where ⟨∂/∂u, u⟩ of every row may be written for the pass below: the beginning of its workspace,
+  /// which is another one; 0 if that pass has no use for them.
+  public var dotsBelow: CUDADriver.Address = 0
 
   /// Creates the gradients of a pass; the optional parts are set afterwards.
   public init(

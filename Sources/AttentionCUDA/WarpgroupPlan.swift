@@ -14,6 +14,8 @@ package struct WalkParameters {
   var byChunks = Division(1)
   var byHeads = Division(1)
   var byStride = Division(1)
+  /// Where the key role writes ⟨∂/∂u, u⟩ of its rows, or 0.
+  var dotsBelow: UInt64 = 0
 
   /// ⌊n / d⌋ as `n · factor >> shift` for n < 2³¹.
   package struct Division {

@@ -348,6 +348,10 @@ struct CUDAPlan: Sendable {
     let wantsBias = biasGradients.prefix(2).contains { $0 != nil }
     let fused = wantsBias ? nil : fusedShape(saves: true)
     let workspace = workspace(biasGradients, fused: fused)
+    // A pass that reads D of its rows has another workspace than the pass above, which may write them.
+    let takesDots = passShapes.map { $0.backwardWarpgroupPlans != nil }
+    let second = takesDots.dropLast().contains(true) ? workspace.emptyLike() : workspace
+    let scratch = { (index: Int) in index % 2 == 0 ? workspace : second }
     // The gradients that the passes hand down; all live until the launches are queued.
     var kept = [upstream]
     var above = DeviceTensor(upstream, layout: layout)
@@ -362,7 +366,8 @@ struct CUDAPlan: Sendable {
       var gradients = CUDAPassGradients(
         output: above, queries: DeviceTensor(dq, layout: layout),
         keys: DeviceTensor(dk, layout: layout), values: belowView,
-        accumulates: index < order - 1, workspace: workspace.address)
+        accumulates: index < order - 1, workspace: scratch(index).address)
+      if index > 0, takesDots[index - 1] { gradients.dotsBelow = scratch(index - 1).address }
       gradients.lse = lseAbove?.address ?? 0
       let lseBelow = isJoint && index > 0 ? emptyLSE() : nil
       gradients.carriedLSE = lseBelow?.address ?? 0
@@ -376,10 +381,15 @@ struct CUDAPlan: Sendable {
       above = belowView
       lseAbove = lseBelow
     }
-    withExtendedLifetime((pass, operands, workspace, dbeta, dbiases, kept, keptLSE, lseAbove)) {
+    withExtendedLifetime(
+      (pass, operands, workspace, second, dbeta, dbiases, kept, keptLSE, lseAbove)
+    ) {
       run { kernels, stream in
+        var hasDots = false
         for step in steps.dropLast(fused == nil ? 0 : 2) {
-          try kernels.backward(step.pass, step.gradients, stream: stream)
+          var gradients = step.gradients
+          gradients.hasDots = hasDots
+          hasDots = try kernels.backward(step.pass, gradients, stream: stream)
         }
         if let fused {
           let (upper, lower) = (steps[order - 2], steps[order - 1])
@@ -394,7 +404,7 @@ struct CUDAPlan: Sendable {
     return results + zip(inputs[firstBias...], dbiases).map { $1?.to($0.dtype) }
   }
 
-  /// What the passes' backward kernels write for each other: one after the other, they share it.
+  /// What the kernels of a backward pass write for each other; passes that come one after the other share it.
   private func workspace(_ biasGradients: [Tensor?], fused: CUDAFusedShape?) -> Tensor {
     var bytes = zip(passShapes, biasGradients).map { pass, bias in
       pass.workspaceBytes(lseRow: shape.tokens, biasHeads: bias?.size(0) ?? 0)

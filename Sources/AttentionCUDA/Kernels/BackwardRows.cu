@@ -1,5 +1,6 @@
 // What the backward pass of long fibers needs of every row before its products (see Backward.cu): scale·D =
 // scale·(⟨du', u'⟩ − dℓ') and ℓ' − β in base 2, one after the other in the workspace. Also clears the parts of dβ.
+// Where there is no u', the pass above has left ⟨du', u'⟩ in D's place.
 // A row is D/8 lanes with 16 bytes each.
 #define LANES (D / 8)
 #define STEP (THREADS / LANES)
@@ -16,6 +17,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) backwardRows(const __grid_
   const T* out = p.out + b * p.oB + h * p.oH + chunk * 8;
   const T* dout = p.dout + b * p.doB + h * p.doH + chunk * 8;
   i64 row = (i64)blockIdx.y * p.lseN, rows = (i64)p.batch * p.heads * p.lseN;
+  if (!p.out) {
+    int t = blockIdx.x * (4 * STEP) + threadIdx.x;
+    if (threadIdx.x < 4 * STEP && t < limit) {
+      float dlse = p.dlseOut ? __ldg(p.dlseOut + row + t) : 0.f;
+      p.dot[row + t] = (p.dot[row + t] - dlse) * p.rawScale;
+      p.dot[rows + row + t] = inverseLog(__ldg(p.lseOut + row + t)) - (BETA ? p.beta[h] * LOG2E : 0.f);
+    }
+    return;
+  }
   uint4 x[4], y[4];
   float lse[4], dlse[4];
 #pragma unroll

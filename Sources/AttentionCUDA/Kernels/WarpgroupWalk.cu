@@ -14,8 +14,9 @@ __device__ __forceinline__ int divide(int n, Division by) {
 struct WalkedPass : Pass {
   int schedule, walkSteps, walks, chunks;
   Division byFibers, byChunks, byHeads, byStride;
+  float* dotsBelow;  // key role: ⟨du, u⟩ of every row, the pass below's ⟨du', u'⟩, or null
 };
-static_assert(sizeof(WalkedPass) == sizeof(Pass) + 48, "Swift's WalkParameters has this size");
+static_assert(sizeof(WalkedPass) == sizeof(Pass) + 56, "Swift's WalkParameters has this size");
 
 // What a block does. The key role is the mirror image of the query one: it owns keys and streams the queries that see
 // them, and its tiles count from the fiber's last key to its first.
