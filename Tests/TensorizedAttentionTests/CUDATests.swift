@@ -95,19 +95,6 @@ struct CUDATests {
       ]
     }
 
-  private func error(_ found: [Double], _ expected: [Double]) -> Double {
-    zip(found, expected).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }.squareRoot()
-  }
-
-  /// The gradients of all mode biases as one: of a bias of two entries, an error is a single draw, and
-  /// the composition's may be small by luck.
-  private func pooled(_ results: [(name: String, values: [Double])]) -> [(
-    name: String, values: [Double]
-  )] {
-    let biases = results.filter { $0.name.hasPrefix("dbias") }
-    return results.filter { !$0.name.hasPrefix("dbias") } + [("dbias", biases.flatMap(\.values))]
-  }
-
   @Test("f32 equals the f64 reference", arguments: trials)
   func single(trial: Trial) {
     // Three tf32 products keep about 21 bits, and the tensor cores truncate sums.
@@ -138,22 +125,7 @@ struct CUDATests {
     "half types err at most twice what the same-type composition errs",
     arguments: trials + chained,
     [DType.bfloat16, .float16])
-  func half(trial: Trial, dtype: DType) {
-    // In f64 it is the reference (see BackendTests), which takes a processor minutes for all trials.
-    let reference = pooled(
-      trial.run(.composed, dtype: .float64, device: .cuda(), rounded: dtype))
-    let composed = pooled(trial.run(.composed, dtype: dtype, device: .cuda(), rounded: dtype))
-    let found = pooled(trial.run(.cuda, dtype: dtype, device: .cuda(), rounded: dtype))
-    let unit = dtype == .bfloat16 ? 0x1p-9 : 0x1p-12
-    for index in reference.indices {
-      let expected = reference[index].values
-      // Where the composition happens to be exact, one rounding of the result remains.
-      let size = expected.reduce(0) { $0 + $1 * $1 }.squareRoot()
-      let bound = 2 * error(composed[index].values, expected) + 2 * unit * size + 1e-6
-      let found = error(found[index].values, expected)
-      #expect(found <= bound, "\(reference[index].name): error \(found) exceeds \(bound)")
-    }
-  }
+  func half(trial: Trial, dtype: DType) { expectHalfPrecision(trial, dtype) }
 
   @Test("two runs agree bit by bit", arguments: trials + chained)
   func repeatable(trial: Trial) {
@@ -200,7 +172,9 @@ struct CUDATests {
 
 /// Runs where there is no GPU too: a trial that is none would end the process there, with all tests after it.
 @Suite struct CUDATrialTests {
-  @Test("the GPU's trials fit their folds", arguments: CUDATests.trials + CUDATests.chained)
+  @Test(
+    "the GPU's trials fit their folds",
+    arguments: CUDATests.trials + CUDATests.chained + CUDASmallTests.half + CUDASmallTests.single)
   func trials(trial: Trial) {
     #expect(trial.pattern.objection(tokens: trial.tokens) == nil)
     #expect(trial.heads % trial.keyHeads == 0)
