@@ -1,3 +1,4 @@
+import Foundation
 import Synchronization
 
 /// The part of the CUDA driver API that the kernels need, loaded with `dlopen`.
@@ -152,8 +153,12 @@ extension CUDADriver {
     /// The shared memory that one block may ask for, in bytes.
     public let sharedMemory: Int
 
-    /// Whether a launch may begin while the one before it ends (see ``CUDADriver/launch``'s `overlaps`).
-    var overlapsLaunches: Bool { capability >= 90 }
+    /// Whether a launch may begin while the one before it ends (see ``CUDADriver/launch``'s `overlaps`); not
+    /// while the driver's `CUDA_LAUNCH_BLOCKING` asks for one launch after the other.
+    var overlapsLaunches: Bool { capability >= 90 && !Self.launchesBlock }
+
+    private static let launchesBlock =
+      ProcessInfo.processInfo.environment["CUDA_LAUNCH_BLOCKING"] == "1"
 
     /// The architecture to compile for, e.g. `sm_90a`.
     public var architecture: String { capability == 90 ? "sm_90a" : "sm_\(capability)" }
