@@ -75,7 +75,8 @@ extension CUDAKernels {
     parameters.dbeta =
       parameters.dot + UInt64(2 * 4 * shape.batch * shape.heads * Int(parameters.lseRow))
     parameters.tilesPerFiber = Int32((shape.fiberLength + 63) / 64)
-    let rows = kernels[0].plan.threads / (shape.headWidth / 8) * 4
+    // A thread has four rows, or one of the lanes of four.
+    let rows = kernels[0].plan.threads * 4 / (gradients.hasDots ? 1 : shape.headWidth / 8)
     try driver.launch(
       kernels[0].function,
       grid: ((shape.tokens + rows - 1) / rows, shape.batch * shape.heads),
@@ -83,13 +84,14 @@ extension CUDAKernels {
       overlaps: device.overlapsLaunches, parameters: parameters)
     for (kernel, key) in [(kernels[1], false), (kernels[2], true)] {
       let schedule = shape.backwardSchedule(key: key, multiprocessors: device.multiprocessors)
+      var walks = WalkParameters(
+        parameters, schedule: schedule, fibers: shape.fibers,
+        heads: key ? shape.keyHeads : shape.heads)
+      walks.dotsBelow = gradients.dotsBelow
       try driver.launch(
         kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
         sharedMemory: kernel.plan.sharedMemory, stream: stream,
-        overlaps: device.overlapsLaunches,
-        parameters: WalkParameters(
-          parameters, schedule: schedule, fibers: shape.fibers,
-          heads: key ? shape.keyHeads : shape.heads))
+        overlaps: device.overlapsLaunches, parameters: walks)
     }
     if shape.hasBeta {
       try driver.launch(
@@ -98,6 +100,6 @@ extension CUDAKernels {
         parameters: Reduction(
           partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.betaParts)))
     }
-    return false
+    return gradients.dotsBelow != 0
   }
 }

@@ -124,3 +124,33 @@ __device__ __forceinline__ void storeRows(const u32 (&y)[ND / 2][4], const Targe
     }
   }
 }
+
+// Writes ⟨du, u⟩ of a warp's sixteen rows, du as it is rounded, u in a tile; `j` is the first one's position.
+__device__ __forceinline__ void storeDots(const float (&c)[ND][4], u32 tile, int first, float* line, i64 step, int j,
+                                          int keys) {
+  int lane = threadIdx.x & 31;
+  u32 place = tile + (first + (lane & 15)) * 128 + (((lane >> 4 ^ lane) & 7) << 4);
+  float sum[2] = {0.f, 0.f};
+#pragma unroll
+  for (int i = 0; i < ND / 2; i++) {
+    u32 x[4];
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"((place ^ i % 4 * 32) + i / 4 * PANEL)
+                 : "memory");
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      const float(&d)[4] = c[i * 2 + e / 2];
+      float2 a = unpack(x[e]), b = unpack(pack(d[e % 2 * 2], d[e % 2 * 2 + 1]));
+      sum[e % 2] += a.x * b.x;
+      sum[e % 2] += a.y * b.y;
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    sum[half] += __shfl_xor_sync(~0u, sum[half], 1);
+    sum[half] += __shfl_xor_sync(~0u, sum[half], 2);
+    int t = j + lane / 4 + half * 8;
+    if (lane % 4 == 0 && t < keys) line[t * step] = sum[half];
+  }
+}

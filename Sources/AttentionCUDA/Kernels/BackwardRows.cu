@@ -18,8 +18,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) backwardRows(const __grid_
   const T* dout = p.dout + b * p.doB + h * p.doH + chunk * 8;
   i64 row = (i64)blockIdx.y * p.lseN, rows = (i64)p.batch * p.heads * p.lseN;
   if (!p.out) {
-    int t = blockIdx.x * (4 * STEP) + threadIdx.x;
-    if (threadIdx.x < 4 * STEP && t < limit) {
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+      int t = (blockIdx.x * 4 + n) * THREADS + threadIdx.x;
+      if (t >= limit) continue;
       float dlse = p.dlseOut ? __ldg(p.dlseOut + row + t) : 0.f;
       p.dot[row + t] = (p.dot[row + t] - dlse) * p.rawScale;
       p.dot[rows + row + t] = inverseLog(__ldg(p.lseOut + row + t)) - (BETA ? p.beta[h] * LOG2E : 0.f);

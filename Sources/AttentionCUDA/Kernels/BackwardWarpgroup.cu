@@ -74,8 +74,7 @@ __device__ __forceinline__ void mask(const WalkedPass& p, float (&s)[8][4], int 
 }
 
 template <int ROLE>
-__device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const Gates& gates, char* state, int group,
-                                        int index, int count) {
+__device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const Gates& gates, char* state, int group) {
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
   u32 full = gates.full, empty = gates.empty;
@@ -90,7 +89,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
   static_assert(sizeof(Walk<ROLE>) <= 80, "");
   // The registers have no room for what is only needed from block to block.
   Walk<ROLE>& walk = *reinterpret_cast<Walk<ROLE>*>(state + (group * 4 + warp) * 80);
-  walk.begin(p, index, count);
+  walk.begin(p, blockIdx.x, gridDim.x);
   while (uniform(walk.next(p))) {
     int base = uniform(entry - walk.low), from = uniform(walk.low);  // the first tile that is held
     Place held(entry);
@@ -273,6 +272,11 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         beginProducts();
         gather(dx, weights, keys);
       }
+      if constexpr (ROLE == KEY) {
+        if (p.dotsBelow)
+          storeDots(du, memory + (STAGES + buffer) * SLOT + TILE, first, p.dotsBelow + lseRow, p.stride,
+                    walk.position(block) + first, walk.keys);
+      }
       // Outputs are staged where the own tiles lay, which no product reads any more.
       u32 staged = stage + buffer * SLOT;
       if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
@@ -331,7 +335,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
 }
 
 template <int ROLE>
-__device__ __forceinline__ void work(const WalkedPass& p, int index, int count) {
+__device__ __forceinline__ void work(const WalkedPass& p) {
   followPrevious();
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
@@ -342,7 +346,7 @@ __device__ __forceinline__ void work(const WalkedPass& p, int index, int count) 
   if (group == 0) {
     if constexpr (ROLE == KEY) asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
     else asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    fetch<ROLE>(p, memory, gates, index, count);
+    fetch<ROLE>(p, memory, gates, blockIdx.x, gridDim.x);
   } else if (group == 1) {
     if constexpr (ROLE == KEY) asm volatile("setmaxnreg.dec.sync.aligned.u32 64;");
     else asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
@@ -350,17 +354,16 @@ __device__ __forceinline__ void work(const WalkedPass& p, int index, int count) 
   } else {
     if constexpr (ROLE == KEY) asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
     else asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
-    consume<ROLE>(p, memory, gates, dynamic + (gates.sums + (ROLE == KEY ? STAGES : 3) * 512 - memory), group - 2,
-                  index, count);
+    consume<ROLE>(p, memory, gates, dynamic + (gates.sums + (ROLE == KEY ? STAGES : 3) * 512 - memory), group - 2);
   }
 }
 
 #if ROLES == 1
 extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupQuery(const __grid_constant__ WalkedPass p) {
-  work<QUERY>(p, blockIdx.x, gridDim.x);
+  work<QUERY>(p);
 }
 #elif ROLES == 2
 extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupKey(const __grid_constant__ WalkedPass p) {
-  work<KEY>(p, blockIdx.x, gridDim.x);
+  work<KEY>(p);
 }
 #endif
