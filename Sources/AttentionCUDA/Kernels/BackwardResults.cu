@@ -1,7 +1,12 @@
 // How BackwardWarpgroup.cu's consumers bring sums from their registers to memory: turned back, by way of shared
 // memory, so that rows leave whole.
 
-#define PITCH 144  // bytes between 64 channels of staged output rows, off the banks' period
+#define PITCH (D * 2 + 16)  // bytes between staged output rows, off the banks' period
+
+__device__ __forceinline__ T* uniform(T* x) {
+  u64 y = reinterpret_cast<u64>(x);
+  return reinterpret_cast<T*>((u64)(u32)uniform((int)(y >> 32)) << 32 | (u32)uniform((int)(u32)y));
+}
 
 #if ROTARY
 // The turns of a lane's columns in one row of the table. Fetched here and not where they are needed.
@@ -45,43 +50,38 @@ struct Target {
   i64 step;     // from one to the next
   int j, keys;  // the first one's position; the positions that are no padding
   int end;      // those that are written
-  bool whole;   // all sixteen are no padding
   __device__ __forceinline__ Target(T* line, i64 positionStep, int block, int first, int keys, int end)
-      : step(positionStep * 4), j(block + first + (threadIdx.x & 31) / 8), keys(keys), end(end),
-        whole(block + 64 <= keys) {
+      : step(positionStep * 4), j(block + first + (threadIdx.x & 31) / 8), keys(keys), end(end) {
     place = line + j * positionStep + threadIdx.x % 8 * 8;
   }
 };
 
-// What is there, if it is to be added.
-__device__ __forceinline__ void loadRows(uint4 (&x)[ND / 2], const Target& to, bool wanted) {
-#pragma unroll
-  for (int i = 0; i < ND / 2; i++) {
-    x[i] = make_uint4(0, 0, 0, 0);
-    if (wanted && to.j + i % 4 * 4 < to.keys)
-      asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
-                   : "=r"(x[i].x), "=r"(x[i].y), "=r"(x[i].z), "=r"(x[i].w)
-                   : "l"(to.place + i % 4 * to.step + i / 4 * 64)
-                   : "memory");
-  }
+__device__ __forceinline__ void loadMatrices(u32 (&x)[4], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(address)
+               : "memory");
 }
 
-// Adds rows in the layout of memory to accumulators, by way of staged rows.
-__device__ __forceinline__ void addRows(float (&c)[ND][4], const uint4 (&x)[ND / 2], u32 stageLane, u32 stageRow) {
+// Adds what is there to accumulators, by way of staged rows.
+__device__ __forceinline__ void addRows(float (&c)[ND][4], const Target& to, u32 stageLane, u32 stageRow) {
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < ND / 2; i++) {
-    const u32 w[4] = {x[i].x, x[i].y, x[i].z, x[i].w};
-    storeShared(stageRow + (i % 4 * 4 + i / 4 * 16) * PITCH, w);
+    uint4 x = make_uint4(0, 0, 0, 0);
+    if (to.j + i % 4 * 4 < to.keys)
+      asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+                   : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                   : "l"(to.place + i % 4 * to.step + i / 4 * 64)
+                   : "memory");
+    const u32 w[4] = {x.x, x.y, x.z, x.w};
+    storeShared(stageRow + i % 4 * 4 * PITCH + i / 4 * 128, w);
   }
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < ND / 2; i++) {
     u32 y[4];
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(y[0]), "=r"(y[1]), "=r"(y[2]), "=r"(y[3])
-                 : "r"(stageLane + i % 4 * 32 + i / 4 * 16 * PITCH)
-                 : "memory");
+    loadMatrices(y, stageLane + i * 32);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
       float2 old = unpack(y[e]);
@@ -102,26 +102,49 @@ __device__ __forceinline__ void packRows(u32 (&y)[ND / 2][4], const float (&c)[N
     }
 }
 
-// Writes rows, whole. Padding gets zeros.
-__device__ __forceinline__ void storeRows(const u32 (&y)[ND / 2][4], const Target& to, u32 stageLane, u32 stageRow) {
+__device__ __forceinline__ void stageRows(const u32 (&y)[ND / 2][4], u32 stageLane) {
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < ND / 2; i++)
-    storeMatrices(stageLane + i % 4 * 32 + i / 4 * 16 * PITCH, y[i][0], y[i][1], y[i][2], y[i][3]);
+  for (int i = 0; i < ND / 2; i++) storeMatrices(stageLane + i * 32, y[i][0], y[i][1], y[i][2], y[i][3]);
+}
+
+// Sends sixteen staged rows to memory, or has them added to what is there (there and here rounded). One thread does,
+// in the background: `awaitSent` says that the staged rows have been read.
+__device__ __forceinline__ void sendRows(T* line, i64 step, u32 staged, bool add) {
+  publish();
   __syncwarp();
-  uint4 x[ND / 2];
+#if DTYPE == 0
+#define REDUCE "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.bf16"
+#else
+#define REDUCE "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.f16"
+#endif
+#define SEND(WHAT)                                                                                       \
+  asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; @p " WHAT " [%0], [%1], %2; }" ::"l"(line + r * step), \
+               "r"(staged + r * PITCH), "n"(D * 2)                                                            \
+               : "memory")
+  if (add) {
 #pragma unroll
-  for (int i = 0; i < ND / 2; i++) x[i] = loadShared(stageRow + (i % 4 * 4 + i / 4 * 16) * PITCH);
-  if (to.whole) {
-#pragma unroll
-    for (int i = 0; i < ND / 2; i++) storeGlobal(to.place + i % 4 * to.step + i / 4 * 64, x[i]);
+    for (int r = 0; r < 16; r++) SEND(REDUCE);
   } else {
 #pragma unroll
-    for (int i = 0; i < ND / 2; i++) {
-      int j = to.j + i % 4 * 4;
-      if (j < to.end)
-        storeGlobal(to.place + i % 4 * to.step + i / 4 * 64, j < to.keys ? x[i] : make_uint4(0, 0, 0, 0));
-    }
+    for (int r = 0; r < 16; r++) SEND("cp.async.bulk.global.shared::cta.bulk_group");
+  }
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+__device__ __forceinline__ void awaitSent() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+  __syncwarp();
+}
+
+// Writes the staged rows of a block that ends in padding, which gets zeros, or of a fiber's last one.
+__device__ __forceinline__ void storeRows(const Target& to, u32 stageRow) {
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < ND / 2; i++) {
+    int j = to.j + i % 4 * 4;
+    uint4 x = loadShared(stageRow + i % 4 * 4 * PITCH + i / 4 * 128);
+    if (j < to.end)
+      storeGlobal(to.place + i % 4 * to.step + i / 4 * 64, j < to.keys ? x : make_uint4(0, 0, 0, 0));
   }
 }
 
@@ -134,10 +157,7 @@ __device__ __forceinline__ void storeDots(const float (&c)[ND][4], u32 tile, int
 #pragma unroll
   for (int i = 0; i < ND / 2; i++) {
     u32 x[4];
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                 : "r"((place ^ i % 4 * 32) + i / 4 * PANEL)
-                 : "memory");
+    loadMatrices(x, (place ^ i % 4 * 32) + i / 4 * PANEL);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
       const float(&d)[4] = c[i * 2 + e / 2];

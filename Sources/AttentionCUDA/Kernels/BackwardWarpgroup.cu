@@ -78,10 +78,17 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
   u32 full = gates.full, empty = gates.empty;
-  u32 stage = memory + STAGES * SLOT + warp * (D / 64 * 16 * PITCH);
+  u32 stage = memory + STAGES * SLOT + warp * (16 * PITCH);
   u32 stageLane = (lane & 15) * PITCH + (lane >> 4) * 16;  // as stmatrix writes
   u32 stageRow = lane / 8 * PITCH + lane % 8 * 16;         // as rows are read
   int taken = 0, entry = 0;  // own blocks and tiles of all walks so far
+  u32 sending = 0;           // the barrier of own tiles in whose place rows wait to be sent
+  auto giveBack = [&]() {
+    if (!sending) return;
+    awaitSent();
+    if (lane == 0) arrive(sending);
+    sending = 0;
+  };
   constexpr u32 MATE = TILE / 16, CHANNELS = (PANEL - 16) >> 4 << 16;
   float dx[ND][4];                       // dq or dk
   float du[ROLE == KEY ? ND : 1][4];
@@ -138,7 +145,9 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
       int buffer = number % 3;
       u32 own = uniform(descriptor(memory + (STAGES + buffer) * SLOT, 16));
       Rows rows;
-      rows.beta = BETA ? p.beta[walk.h] : 0.f;
+      // Not __ldg: the compiler would move it to a uniform register at once, and wait for it.
+      rows.beta = 0.f;
+      if (BETA) asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(rows.beta) : "l"(p.beta + walk.h));
       float dbeta = 0.f, dlse[2] = {0.f, 0.f};
 #pragma unroll
       for (int half = 0; half < 2; half++) {
@@ -152,16 +161,12 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
       int low = CAUSAL ? walk.lowTile(p, block) : 0, high = CAUSAL ? block : uniform(walk.high);
       // Tiles before the next own block's first are not needed again.
       int keep = block + 2 < live ? (CAUSAL ? walk.lowTile(p, block + 2) : 0) : high + 1;
-      if (p.accumulate && lastHead) {
-        int j = walk.position(block) + first + lane / 2;
-        if (j < walk.keys)
-          asm volatile("prefetch.global.L2 [%0];" ::"l"(xLine() + j * xStep + lane % 2 * (D / 2)));
-      }
       int turned = (ROLE == KEY ? walk.first - block : block - walk.first) * 64 + first + g;
 #if ROTARY
       float4 turns[ND / 2];
       if (ROLE == QUERY) loadTurns(turns, p.rotary, turned);
 #endif
+      giveBack();
 #pragma unroll 1
       while (from < low) skip();
       if (firstHead) clear(dx);
@@ -277,48 +282,17 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
           storeDots(du, memory + (STAGES + buffer) * SLOT + TILE, first, p.dotsBelow + lseRow, p.stride,
                     walk.position(block) + first, walk.keys);
       }
-      // Outputs are staged where the own tiles lay, which no product reads any more.
-      u32 staged = stage + buffer * SLOT;
-      if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
-      else asm volatile("bar.sync 2, 128;" ::: "memory");
-      int row0 = walk.position(block);
-      Target to(xLine(), xStep, row0, first, walk.keys, p.accumulate ? walk.keys : walk.length);
-      uint4 old[ND / 2];
       u32 y[ND / 2][4];
-      if constexpr (ROLE == KEY) {
-        awaitProducts<0>();
-        if (high < keep) release();
-        pin(dx);
-        packRows(y, du);
-      }
-      auto loadLate = [&]() {
+      auto turnsLate = [&]() {
 #if ROTARY
         if (ROLE == KEY) loadTurns(turns, p.rotary, turned);
 #endif
-        loadRows(old, to, p.accumulate && lastHead);
       };
-      // Sums that stay for the next head leave no room for what is needed after du.
-      if (ROLE == QUERY || !GROUPED) loadLate();
       if constexpr (ROLE == KEY) {
-        if (lastHead || ownValues)
-          storeRows(y, Target(uLine(), uStep, row0, first, walk.keys, walk.length), staged + stageLane,
-                    staged + stageRow);
-        if (GROUPED) loadLate();
-      } else {
-        awaitProducts<0>();
-        if (high < keep) release();
-        pin(dx);
+        packRows(y, du);
+        // Sums that stay for the next head leave no room for what is needed after du.
+        if (!GROUPED) turnsLate();
       }
-      if (lastHead) {
-#if ROTARY
-        turnBack(dx, turns, turned < 0, p.rotary);
-#endif
-        if (p.accumulate) addRows(dx, old, staged + stageLane, staged + stageRow);
-        packRows(y, dx);
-        storeRows(y, to, staged + stageLane, staged + stageRow);
-      }
-      __syncwarp();
-      if (lane == 0) arrive(gates.queryEmpty + buffer * 8);
       if (ROLE == QUERY && BETA) {
         dbeta += dlse[0] + dlse[1];
 #pragma unroll
@@ -326,7 +300,43 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * p.tilesPerFiber + block;
         if (lane == 0) p.dbeta[part * 4 + warp] = dbeta;
       }
+      // Outputs are staged where the own tiles lay, which no product reads any more.
+      u32 staged = uniform(stage + buffer * SLOT);
+      if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
+      else asm volatile("bar.sync 2, 128;" ::: "memory");
+      int row0 = walk.position(block);
+      bool whole = row0 + 64 <= walk.keys;
+      if constexpr (ROLE == KEY) {
+        if (lastHead || ownValues) {
+          stageRows(y, staged + stageLane);
+          if (whole) sendRows(uniform(uLine() + (row0 + first) * uStep), uStep, staged, false);
+          else storeRows(Target(uLine(), uStep, row0, first, walk.keys, walk.length), staged + stageRow);
+        }
+        if (GROUPED) turnsLate();
+      }
+      awaitProducts<0>();
+      if (high < keep) release();
+      pin(dx);
+      if (lastHead) {
+#if ROTARY
+        turnBack(dx, turns, turned < 0, p.rotary);
+#endif
+        if (ROLE == KEY) awaitSent();
+        if (whole) {
+          packRows(y, dx);
+          stageRows(y, staged + stageLane);
+          sendRows(uniform(xLine() + (row0 + first) * xStep), xStep, staged, p.accumulate);
+        } else {
+          Target to(xLine(), xStep, row0, first, walk.keys, p.accumulate ? walk.keys : walk.length);
+          if (p.accumulate) addRows(dx, to, staged + stageLane, staged + stageRow);
+          packRows(y, dx);
+          stageRows(y, staged + stageLane);
+          storeRows(to, staged + stageRow);
+        }
+      }
+      sending = gates.queryEmpty + buffer * 8;
     }
+    giveBack();
 #pragma unroll 1
     while (from <= uniform(walk.high)) skip();
     entry += uniform(walk.high - walk.low) + 1;
