@@ -7,8 +7,8 @@ import Torch
 /// hundredfold (Documentation/CUDAKernels.md, "Run it").
 @Suite(.enabled(if: Runtime.cudaDeviceCount > 0, "no CUDA device: libtorch sees none"))
 struct CUDASmallTests {
-  /// In half types: fused, chained, short and long passes, with warpgroups and without them.
-  static let half: [Trial] = [
+  /// Short modes whose passes share a launch of clusters.
+  static let clusters: [Trial] = [
     // forwardCluster and backwardFusedWarpgroup: clusters of four and of sixteen, rows that are no tokens.
     Trial(
       fold: [2, 16, 16], support: .blockCausal, normalization: .joint, heads: 2, keyHeads: 1,
@@ -27,6 +27,10 @@ struct CUDASmallTests {
     Trial(
       fold: [2, 16, 16], support: .blockCausal, normalization: .joint, rotary: Rotary(.mode),
       heads: 2, keyHeads: 1, tokens: 430, width: 64, biases: false),
+  ]
+
+  /// Passes of blocks that share nothing.
+  static let blocks: [Trial] = [
     // forwardShort and backwardShortWarpgroup; backwardShort and biasGradient.
     Trial(
       fold: [3, 40], support: .slidingCausal, normalization: .joint, heads: 2, keyHeads: 1,
@@ -39,7 +43,7 @@ struct CUDASmallTests {
       fold: [2, 130], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
       heads: 2, keyHeads: 1, tokens: 250, width: 128, lengths: [250, 140], biases: false),
     Trial(
-      fold: [150, 2], support: .blockCausal, rotary: Rotary(.sequence), heads: 2, keyHeads: 2,
+      fold: [150, 2], support: .slidingCausal, rotary: Rotary(.sequence), heads: 2, keyHeads: 2,
       tokens: 299, width: 64, layout: .tokensFirst, biases: false),
     Trial(
       fold: [1, 400], support: .block, heads: 1, keyHeads: 1, tokens: 390, width: 128,
@@ -50,7 +54,7 @@ struct CUDASmallTests {
       heads: 2, keyHeads: 1, tokens: 190, width: 40),
   ]
 
-  /// In f32: passes that no kernel with warpgroups runs.
+  /// In f32: kernels without warpgroups.
   static let single: [Trial] = [
     Trial(fold: [3, 10], support: .blockCausal, heads: 2, keyHeads: 1, tokens: 29, width: 32),
     Trial(
@@ -58,11 +62,14 @@ struct CUDASmallTests {
       heads: 2, keyHeads: 1, tokens: 150, width: 64),
   ]
 
-  @Test("bfloat16 errs at most twice what the composition errs", arguments: half)
-  func bfloat16(trial: Trial) { expectHalfPrecision(trial, .bfloat16) }
+  @Test("clusters err at most twice what the composition errs", arguments: clusters)
+  func cluster(trial: Trial) { expectHalfPrecision(trial, .bfloat16) }
+
+  @Test("blocks err at most twice what the composition errs", arguments: blocks)
+  func block(trial: Trial) { expectHalfPrecision(trial, .bfloat16) }
 
   @Test("f32 equals the f64 reference", arguments: single)
-  func float32(trial: Trial) {
+  func blockFloat32(trial: Trial) {
     expectAgreement(
       trial.run(.cuda, dtype: .float32, device: .cuda()),
       trial.run(.reference, dtype: .float64, rounded: .float32), epsilon: 0x1p-21,
@@ -70,7 +77,7 @@ struct CUDASmallTests {
   }
 
   @Test("steps of decoding equal the whole sequence")
-  func decode() {
+  func clusterDecode() {
     var numbers = Numbers(seed: 3)
     let tokens = 40
     let make = { (heads: Int) in numbers.tensor([2, heads, tokens, 64], .bfloat16).to(.cuda()) }

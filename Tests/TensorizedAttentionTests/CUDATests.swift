@@ -174,7 +174,8 @@ struct CUDATests {
 @Suite struct CUDATrialTests {
   @Test(
     "the GPU's trials fit their folds",
-    arguments: CUDATests.trials + CUDATests.chained + CUDASmallTests.half + CUDASmallTests.single)
+    arguments: CUDATests.trials + CUDATests.chained + CUDASmallTests.clusters
+      + CUDASmallTests.blocks + CUDASmallTests.single)
   func trials(trial: Trial) {
     #expect(trial.pattern.objection(tokens: trial.tokens) == nil)
     #expect(trial.heads % trial.keyHeads == 0)
