@@ -3,7 +3,7 @@
 
 extension CUDAPassShape {
   /// The sets of four tiles (q, k, u and the gradient of u') that are loaded ahead; odd in number.
-  private var tileSets: Int { headWidth == 128 ? 3 : 5 }
+  fileprivate var tileSets: Int { headWidth == 128 ? 3 : 5 }
 
   private static let backwardShortWarpgroupPlans = PlanMemo<CUDAPassShape, LaunchPlan?>()
 
@@ -52,6 +52,49 @@ extension CUDAFusedShape {
       sharedMemory: lower.backwardTilesMemory + 80, [:])
     plan.useWarpgroups(4)
     return plan
+  }
+}
+
+extension CUDAFusedShape {
+  /// The kernel of both backward passes whose rows tensor memory access copies, or nil where it has none: with what
+  /// ``backwardWarpgroupPlan`` lacks, and unless both modes' sizes are powers of two and the tokens are whole blocks of
+  /// both. It knows no padding.
+  package var backwardBulkPlan: LaunchPlan? {
+    Self.backwardBulkPlans(self) { formBackwardBulkPlan() }
+  }
+
+  private static let backwardBulkPlans = PlanMemo<CUDAFusedShape, LaunchPlan?>()
+
+  private func formBackwardBulkPlan() -> LaunchPlan? {
+    let (x, y) = (upper.mode.size, lower.mode.size)
+    guard lower.hasShortWarpgroups, cluster > 1, x * y == cluster * 64,
+      x & (x - 1) == 0, y & (y - 1) == 0, lower.tokens % (x * y) == 0
+    else { return nil }
+    // Tiles; p and dz of both tiles that are worked on; ℓ' of a set's rows; barriers; parts of dβ; a counter a block.
+    let sets = lower.tileSets
+    let memory =
+      sets * 4 * 64 * lower.headWidth * 2 + 2 * 16_384 + sets * (256 + 112) + 64 + 4 * cluster
+    var plan = plan("BackwardFusedBulk", "backwardFusedBulk", sharedMemory: memory, [:])
+    plan.useWarpgroups(3)
+    return plan
+  }
+
+  /// Whether ``backwardBulkPlan`` can run these passes on a device.
+  func hasBulkCopies(
+    lower: CUDAPass, _ lowerGradients: CUDAPassGradients, upper: CUDAPass,
+    _ upperGradients: CUDAPassGradients, on device: CUDADriver.Device
+  ) -> Bool {
+    guard lower.lengths == 0, let plan = backwardBulkPlan,
+      plan.sharedMemory <= device.sharedMemory
+    else { return false }
+    return [(lower, lowerGradients), (upper, upperGradients)].allSatisfy { pass, gradients in
+      let shape = pass.shape
+      let tensors = [
+        (pass.queries, shape.heads), (pass.keys, shape.keyHeads), (pass.values, shape.valueHeads),
+        (gradients.output, shape.heads),
+      ]
+      return tensors.allSatisfy { $0.isSpread(heads: $1, batch: shape.batch) }
+    }
   }
 }
 

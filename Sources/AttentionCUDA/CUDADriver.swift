@@ -49,6 +49,11 @@ public struct CUDADriver: Sendable {
       UnsafeMutablePointer<Int>, UnsafeMutablePointer<Int>
     ) -> Int32
   private typealias Synchronize = @convention(c) () -> Int32
+  typealias EncodeMap =
+    @convention(c) (
+      UnsafeMutableRawPointer, Int32, UInt32, UInt64, UnsafePointer<UInt64>, UnsafePointer<UInt64>,
+      UnsafePointer<UInt32>, UnsafePointer<UInt32>, Int32, Int32, Int32, Int32
+    ) -> Int32
 
   private let library: DynamicLibrary
   private let errorString: ErrorName
@@ -69,6 +74,7 @@ public struct CUDADriver: Sendable {
   private let fillMemory: Fill
   private let memoryInfo: MemoryInfo
   private let synchronizeContext: Synchronize
+  let encodeMap: EncodeMap
 
   /// The CUDA version that the driver supports, e.g. 13000 for 13.0.
   public let version: Int
@@ -121,6 +127,7 @@ public struct CUDADriver: Sendable {
     fillMemory = try load("cuMemsetD8Async")
     memoryInfo = try load("cuMemGetInfo_v2")
     synchronizeContext = try load("cuCtxSynchronize")
+    encodeMap = try load("cuTensorMapEncodeTiled")
 
     let initialize: @convention(c) (UInt32) -> Int32 = try load("cuInit")
     let getVersion: Integers = try load("cuDriverGetVersion")

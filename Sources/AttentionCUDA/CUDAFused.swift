@@ -201,20 +201,32 @@ extension CUDAKernels {
       lowerGradients.accumulates && lowerGradients.output == upperGradients.values,
       "The lower pass goes on where the upper one stops.")
     let device = try driver.device()
-    let kernels = try kernels(.backwardFused(shape), on: device)
+    let isBulk = shape.hasBulkCopies(
+      lower: lower, lowerGradients, upper: upper, upperGradients, on: device)
+    let kernels = try kernels(
+      isBulk ? .backwardFusedBulk(shape) : .backwardFused(shape), on: device)
     let parameters = FusedParameters(
       lower: try parameters(of: lower, lowerGradients, on: device),
       upper: try parameters(of: upper, upperGradients, on: device))
     let plan = kernels[0].plan
     let lines = shape.lower.batch * shape.lower.keyHeads
     var grid = (shape.blocks, lines)
-    if plan.entry == "backwardFusedWarpgroup" {
+    if plan.entry != "backwardFused" {
       let clusters = try activeClusters(of: kernels[0], on: device)
       grid = (min(clusters, shape.blocks / shape.cluster * lines) * plan.cluster, 1)
     }
-    try driver.launch(
-      kernels[0].function, grid: grid, threads: plan.threads, sharedMemory: plan.sharedMemory,
-      stream: stream, overlaps: device.overlapsLaunches, parameters: parameters)
+    if isBulk {
+      try driver.launch(
+        kernels[0].function, grid: grid, threads: plan.threads, sharedMemory: plan.sharedMemory,
+        stream: stream, overlaps: device.overlapsLaunches,
+        parameters: FusedBulkParameters(
+          both: parameters, lower: try maps(of: lower, lowerGradients),
+          upper: try maps(of: upper, upperGradients)))
+    } else {
+      try driver.launch(
+        kernels[0].function, grid: grid, threads: plan.threads, sharedMemory: plan.sharedMemory,
+        stream: stream, overlaps: device.overlapsLaunches, parameters: parameters)
+    }
     guard shape.upper.hasBeta else { return }
     try driver.launch(
       kernels[1].function, grid: (shape.upper.heads, 1), threads: 256, sharedMemory: 0,

@@ -30,6 +30,7 @@ public final class CUDAKernels: Sendable {
     case forwardFused(CUDAFusedShape)
     case forwardChain(CUDAChainShape)
     case backwardFused(CUDAFusedShape)
+    case backwardFusedBulk(CUDAFusedShape)
     case decode(CUDADecode.Variant, clusters: Bool)
   }
 

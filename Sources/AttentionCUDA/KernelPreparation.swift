@@ -17,6 +17,9 @@ extension CUDAKernels.Request {
     case .forwardChain(let shape): [shape.plan].compactMap { $0 }
     case .backwardFused(let shape):
       [shape.backwardPlan] + (shape.upper.hasBeta ? [shape.upper.reductionPlan] : [])
+    case .backwardFusedBulk(let shape):
+      [shape.backwardBulkPlan].compactMap { $0 }
+        + (shape.upper.hasBeta ? [shape.upper.reductionPlan] : [])
     case .biasGradient(let shape): [shape.biasPlan, .reduction("reduceBias")]
     default: nil
     }
@@ -51,10 +54,11 @@ extension CUDAKernels {
   ///   - chain: the first three forward passes as one launch, if they are.
   ///   - backward: whether gradients will be wanted.
   ///   - biasGradient: for every pass, whether its mode bias wants one.
+  ///   - isPadded: whether sequences have lengths of their own.
   /// - Throws: ``CUDAError``.
   public func prepare(
     _ shapes: [CUDAPassShape], fused: CUDAFusedShape? = nil, chain: CUDAChainShape? = nil,
-    backward: Bool = false, biasGradient: [Bool] = []
+    backward: Bool = false, biasGradient: [Bool] = [], isPadded: Bool = false
   ) throws {
     let device = try driver.device()
     var requests = shapes.dropFirst(chain != nil ? 3 : fused != nil ? 2 : 0).map {
@@ -67,7 +71,10 @@ extension CUDAKernels {
     }
     let alone = { Self.backwardRequest($0, on: device) }
     if backward, let fused, !biasGradient.prefix(2).contains(true) {
-      requests += shapes.dropFirst(2).map(alone) + [.backwardFused(fused)]
+      let isBulk = !isPadded && fused.backwardBulkPlan != nil
+      requests +=
+        shapes.dropFirst(2).map(alone)
+        + [isBulk ? .backwardFusedBulk(fused) : .backwardFused(fused)]
     } else if backward {
       requests += shapes.map(alone)
     }

@@ -23,12 +23,18 @@ package enum KernelSources {
     case "Backward": bytes = PackageResources.Cluster_cu + PackageResources.Backward_cu
     case "BackwardShortWarpgroup":
       bytes =
-        PackageResources.Warpgroup_cu + PackageResources.BackwardTiles_cu
-        + PackageResources.BackwardShortWarpgroup_cu
+        PackageResources.Warpgroup_cu + PackageResources.BackwardProducts_cu
+        + PackageResources.BackwardTiles_cu + PackageResources.BackwardShortWarpgroup_cu
     case "BackwardFusedWarpgroup":
       bytes =
         PackageResources.Warpgroup_cu + PackageResources.Cluster_cu
-        + PackageResources.BackwardTiles_cu + PackageResources.BackwardFusedWarpgroup_cu
+        + PackageResources.BackwardProducts_cu + PackageResources.BackwardTiles_cu
+        + PackageResources.BackwardFusedWarpgroup_cu
+    case "BackwardFusedBulk":
+      bytes =
+        PackageResources.Warpgroup_cu + PackageResources.Cluster_cu
+        + PackageResources.BackwardProducts_cu + PackageResources.BackwardBulk_cu
+        + PackageResources.BackwardFusedBulk_cu
     case "BackwardLong": bytes = PackageResources.BackwardLong_cu
     case "BiasGradient": bytes = PackageResources.BiasGradient_cu
     case "Reduce": bytes = PackageResources.Reduce_cu
@@ -48,7 +54,7 @@ package enum KernelSources {
   /// The names of the kernel files.
   package static let files = [
     "Forward", "ForwardFused", "ForwardCluster", "ForwardWarpgroup", "Backward",
-    "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardLong", "BackwardRows",
-    "BackwardWarpgroup", "BiasGradient", "Reduce", "Decode",
+    "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardFusedBulk", "BackwardLong",
+    "BackwardRows", "BackwardWarpgroup", "BiasGradient", "Reduce", "Decode",
   ]
 }

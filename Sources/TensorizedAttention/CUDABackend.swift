@@ -297,7 +297,7 @@ struct CUDAPlan: Sendable {
         run { kernels, stream in
           try kernels.prepare(
             passShapes, fused: fused, chain: chain, backward: true,
-            biasGradient: wantsBias(needed[firstBias...]))
+            biasGradient: wantsBias(needed[firstBias...]), isPadded: operands.lengths != nil)
           let passes = (0..<order).map {
             saved($0, operands, output: output, values: values, lses: lses)
           }

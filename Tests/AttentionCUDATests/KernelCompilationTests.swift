@@ -65,12 +65,12 @@ struct KernelCompilationTests {
   /// Two passes of a block support that fit one launch.
   static func fused(
     _ element: CUDAElement, width: Int, sizes: (Int, Int), full: Bool, isRotary: Bool? = nil,
-    multiprocessors: Int = 132
+    tokens: Int = 5000, multiprocessors: Int = 132
   ) -> CUDAFusedShape? {
     let make = { (index: Int) in
       CUDAPassShape(
         element: element, headWidth: width, batch: 2, heads: 8, keyHeads: full ? 2 : 8,
-        valueHeads: index == 2 && full ? 2 : 8, tokens: 5000,
+        valueHeads: index == 2 && full ? 2 : 8, tokens: tokens,
         mode: Mode(
           index: index, size: index == 2 ? sizes.1 : sizes.0, stride: index == 2 ? 1 : sizes.1,
           isLowest: index == 2), support: full ? .block : .blockCausal,
@@ -104,6 +104,39 @@ struct KernelCompilationTests {
         #expect(!cubin.isEmpty, "\(plan.entry) for \(shape)")
       }
     }
+  }
+
+  @Test(
+    "backward passes of whole blocks whose rows tensor memory access copies compile",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
+    arguments: [CUDAElement.bfloat16, .float16], [(32, 32), (64, 16), (8, 64), (64, 2)])
+  func compileBulk(element: CUDAElement, sizes: (Int, Int)) throws {
+    for (width, full) in [(128, false), (128, true), (64, true)] {
+      let shape = try #require(
+        Self.fused(
+          element, width: width, sizes: sizes, full: full, isRotary: false, tokens: 4096))
+      let plan = try #require(shape.backwardBulkPlan)
+      #expect(plan.sharedMemory <= 227 * 1024 && plan.threads == 384)
+      let cubin = try compiler.get().compile(
+        source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
+        options: plan.options(architecture: "sm_90a"))
+      #expect(!cubin.isEmpty, "\(plan.entry) for \(shape)")
+    }
+  }
+
+  @Test("rows are copied by tensor memory access where tokens are whole blocks of powers of two")
+  func bulkPlan() throws {
+    let plan = { (sizes: (Int, Int), tokens: Int, isRotary: Bool) in
+      try #require(
+        Self.fused(
+          .bfloat16, width: 128, sizes: sizes, full: false, isRotary: isRotary, tokens: tokens)
+      ).backwardBulkPlan
+    }
+    #expect(try plan((32, 32), 4096, false) != nil)
+    #expect(try plan((32, 32), 5000, false) == nil)
+    #expect(try plan((32, 32), 4096, true) == nil)
+    #expect(try plan((27, 30), 4050, false) == nil)
+    #expect(MemoryLayout<FusedBulkParameters>.size == 2624)
   }
 
   @Test("blocks that stay own two tiles of a cluster each")

@@ -32,6 +32,17 @@ struct CUDATests {
         fold: [2, 12, 24], support: support, normalization: .joint, tokens: 570, width: 40,
         lengths: [570, 300]),
       Trial(fold: [4, 8, 8], support: support, keyHeads: 4, tokens: 256, width: 80, biases: false),
+      // Whole blocks without padding: backward, tensor memory access copies rows.
+      Trial(fold: [3, 32, 32], support: support, tokens: 3072, width: 128, biases: false),
+      Trial(
+        fold: [32, 32], support: support, normalization: .joint, heads: 6, keyHeads: 2,
+        tokens: 1024, width: 128, layout: .tokensFirst, biases: false),
+      Trial(
+        fold: [5, 64, 16], support: support, normalization: .joint, heads: 4, keyHeads: 4,
+        tokens: 3072, width: 64, biases: false),
+      Trial(
+        fold: [3, 8, 64], support: support, heads: 4, keyHeads: 1, tokens: 1024, width: 128,
+        biases: false),
     ]
   }
 

@@ -5,51 +5,12 @@
 // operands in shared memory: z and dp of all 64 × 64 pairs of rows, of which a warp keeps the columns of its own
 // fiber; then p and dz, zero between fibers, as the first operand of dq and, transposed, of du and dk.
 
-#define COPIED 4                                // tiles of a set: q, k, u, du'
-#define SET (COPIED * TILE)
-#define SETS (D == 128 ? 3 : 5)
-#define WEIGHTS (2 * PANEL)                     // a consumer's p and dz
 #define NOTES 512                               // marks and ℓ' of a set's rows
 #define CHUNKS (D / 8)                          // 16-byte pieces of a row
 #define COPY_STEP (128 / CHUNKS)                // rows that a warpgroup copies at once
 #define COPY_ROUNDS (64 / COPY_STEP)
 #define LANE_STEP (32 / CHUNKS)                 // rows that a warp stores at once
 #define LANE_ROWS (16 / LANE_STEP)
-
-#define SHARED_PRODUCT(NAME, BLOCKS, N, ADD, KIND, A, B, TA, TB)                                                  \
-  template <int TRANSPOSED_A, int TRANSPOSED_B>                                                                   \
-  __device__ __forceinline__ void NAME(float (&c)[BLOCKS][4], u32 a, u32 b) {                                     \
-    asm volatile("{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, " ADD ", 0; mov.b64 a, {%" A ", 0x40000040};\n"  \
-                 "mov.b64 b, {%" B ", 0x40000040};\n" WGMMA(N) LANES_##BLOCKS ", a, b, p, 1, 1, %" TA ", %" TB "; }" \
-                 : OCTETS_##BLOCKS(KIND)                                                                          \
-                 : "r"(a), "r"(b), "n"(TRANSPOSED_A), "n"(TRANSPOSED_B));                                         \
-  }
-#define LANES_16                                                                                                \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,"   \
-  "%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
-  "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
-SHARED_PRODUCT(startShared, 8, 64, "0", OUT, "32", "33", "34", "35")
-SHARED_PRODUCT(addShared, 8, 64, "1", INOUT, "32", "33", "34", "35")
-SHARED_PRODUCT(startShared, 16, 128, "0", OUT, "64", "65", "66", "67")
-SHARED_PRODUCT(addShared, 16, 128, "1", INOUT, "64", "65", "66", "67")
-
-// The uniform first word of a tile's descriptor. In a cluster an address has the block's rank above its 18 bits.
-__device__ __forceinline__ u32 operand(u32 tile, u32 leading) { return uniform(descriptor(tile & 0x3ffff, leading)); }
-
-// All threads of a warpgroup.
-__device__ __forceinline__ void meet(int barrier) { asm volatile("bar.sync %0, 128;" ::"r"(barrier) : "memory"); }
-
-// The set of tiles of an item of work, and how often the ring has been gone round. Items of both sides (a copying
-// and a working warpgroup each) take turns. Sets being odd in number, a set changes sides each time round, so that a
-// side that waits for the other one's use of a set waits for all of them, one after another: a barrier tells no more
-// than whether a phase is even or odd.
-struct Ring {
-  int set = 0, round = 0;
-  __device__ __forceinline__ void next(int steps) {
-    set += steps;
-    if (set >= SETS) set -= SETS, round++;
-  }
-};
 
 // Where things lie in shared memory: barriers are a set's and a side's.
 struct Sets {
@@ -78,15 +39,6 @@ struct Sets {
     }
   }
 };
-
-__device__ __forceinline__ int readShared(u32 address) {
-  int x;
-  asm volatile("ld.shared.s32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
-  return x;
-}
-__device__ __forceinline__ void writeShared(u32 address, int x) {
-  asm volatile("st.shared.s32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
-}
 
 // Copies the rows of `token` to a tile; `bytes` is the tensor's, at the thread's chunk.
 __device__ __forceinline__ void copyTile(u32 tile, const T* base, i64 rowStride, const int (&token)[COPY_ROUNDS],
@@ -212,43 +164,13 @@ struct Rows {
   }
 };
 
-// The columns of a warp's own fiber.
-template <int span>
-__device__ __forceinline__ void select(float (&own)[span / 8][4], const float (&all)[8][4], int warp) {
-#pragma unroll
-  for (int n = 0; n < span / 8; n++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      if constexpr (span == 64) own[n][e] = all[n][e];
-      if constexpr (span == 32) own[n][e] = warp & 2 ? all[n + 4][e] : all[n][e];
-      if constexpr (span == 16) {
-        float low = warp & 1 ? all[n + 2][e] : all[n][e], high = warp & 1 ? all[n + 6][e] : all[n + 4][e];
-        own[n][e] = warp & 2 ? high : low;
-      }
-    }
-}
-
-// c (+)= a · tile for the 64 rows of `weights`, or for its 64 columns.
-template <int TRANSPOSED>
-__device__ __forceinline__ void weigh(float (&c)[ND][4], u32 weights, u32 tile, bool begins) {
-  u32 a = operand(weights, 16), b = operand(tile, PANEL);
-  constexpr int step = (TRANSPOSED ? 2048 : 32) / 16;
-  beginProducts();
-  if (begins) startShared<TRANSPOSED, 1>(c, a, b);
-  else addShared<TRANSPOSED, 1>(c, a, b);
-#pragma unroll
-  for (int k = 1; k < 4; k++) addShared<TRANSPOSED, 1>(c, a + k * step, b + k * 2048 / 16);
-  commitProducts();
-}
-
 // A consumer's part of a tile. `r` counts the heads of a group, whose parts of dk (and of du where the group
 // shares u) add up in `dk` and `du`.
 template <int fiber, bool joint, bool hasBeta, bool hasBias, bool sharesValues>
 __device__ __forceinline__ void consume(const Pass& p, const Sets& sets, Ring ring, int b, int group, int r, float (&dk)[ND][4],
                                         float (&du)[ND][4], i64 partials, i64 partial, int parity) {
   constexpr int span = fiber < 16 ? 16 : fiber, NB = span / 8;
-  int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3), g = lane >> 2, c = (lane & 3) * 2;
-  int first = warp * 16, base = first / span * span, consumer = uniform(threadIdx.x / 128) - 2;
+  int lane = threadIdx.x & 31, first = uniform(threadIdx.x / 32 & 3) * 16, consumer = uniform(threadIdx.x / 128) - 2;
   int h = group * (GROUPED ? p.ratioK : 1) + r;
   u32 q = sets.tiles + ring.set * SET, k = q + TILE, u = k + TILE, dout = u + TILE;
   u32 notes = sets.notes + ring.set * NOTES, weights = sets.weights + consumer * WEIGHTS, changes = weights + PANEL;
@@ -257,87 +179,29 @@ __device__ __forceinline__ void consume(const Pass& p, const Sets& sets, Ring ri
 
   sets.awaitFull(ring, consumer);
   publish();
-  float z[NB][4], dz[NB][4], dot[2] = {0.f, 0.f}, dlse[2], total[2], carried[2], dbeta = 0.f, beta = 0.f;
-  int mark[2], token[2];
+  float z[NB][4], dz[NB][4];
   Rows rows;
   uint4 old[LANE_ROWS];
-  {
-    float s[8][4], ds[8][4];
-    beginProducts();
-    startTiles(s, operand(q, 16), operand(k, 16));
-    commitProducts();
-    startTiles(ds, operand(dout, 16), operand(u, 16));
-    commitProducts();
+  float dbeta = formWeights<fiber, joint, hasBeta, hasBias>(
+      p, z, dz, q, h, lseRow,
+      [&](int row, int& token, bool& live, float& lse) {
+        int mark = readShared(notes + row * 4);
+        live = mark >= 0;
+        token = mark < -1 ? -2 - mark : mark;
+        lse = __int_as_float(readShared(notes + 256 + row * 4));
+      },
+      // A causal fiber's padding comes behind the queries that are none.
+      [&](int key) { return CAUSAL || readShared(notes + key * 4) >= 0; });
 #pragma unroll
-    for (int i = 0; i < LANE_ROWS; i++) {
-      int x = readShared(notes + (first + lane / CHUNKS + i * LANE_STEP) * 4);
-      rows.token[i] = x < -1 ? -2 - x : x;
-    }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      int row = first + g + half * 8;
-      mark[half] = readShared(notes + row * 4);
-      token[half] = mark[half] < -1 ? -2 - mark[half] : mark[half];
-      bool live = mark[half] >= 0;
-      total[half] = live ? inverseLog(__int_as_float(readShared(notes + 256 + row * 4))) : INFINITE;
-      carried[half] = joint && live ? p.lseIn[lseRow + token[half]] * LOG2E : 0.f;
-      dlse[half] = live && p.dlseOut ? __ldcg(p.dlseOut + lseRow + token[half]) : 0.f;
-    }
-    if constexpr (hasBeta) beta = p.beta[h] * LOG2E;
-    const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
-    awaitProducts<1>();
-    pin(s);
-    select<span>(z, s, warp);
-#pragma unroll
-    for (int n = 0; n < NB; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        int query = first + g + (e >> 1) * 8, key = base + n * 8 + c + (e & 1);
-        float x = logit<joint, hasBeta, hasBias>(p, z[n][e], query - key, key % fiber, beta, carried[e >> 1], bias);
-        bool seen = fiber >= 16 || query / fiber == key / fiber;
-        // A causal fiber's padding comes behind the queries that are none.
-        if (!CAUSAL) seen = seen && readShared(notes + key * 4) >= 0;
-        z[n][e] = seen ? exp2Fast(x - total[e >> 1]) : 0.f;
-      }
-    awaitProducts<0>();
-    pin(ds);
-    select<span>(dz, ds, warp);
+  for (int i = 0; i < LANE_ROWS; i++) {
+    int x = readShared(notes + (first + lane / CHUNKS + i * LANE_STEP) * 4);
+    rows.token[i] = x < -1 ? -2 - x : x;
   }
-#pragma unroll
-  for (int n = 0; n < NB; n++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) dot[e >> 1] += z[n][e] * dz[n][e];
-  dot[0] = quadSum(dot[0]) - dlse[0];
-  dot[1] = quadSum(dot[1]) - dlse[1];
-#pragma unroll
-  for (int n = 0; n < NB; n++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      bool diagonal = first + g + (e >> 1) * 8 == base + n * 8 + c + (e & 1);
-      float x = z[n][e] * (dz[n][e] - dot[e >> 1]);
-      if (hasBeta && !diagonal) dbeta += x;
-      if (joint && diagonal) {
-        if (token[e >> 1] >= 0) p.dlseIn[lseRow + token[e >> 1]] = x;
-        x = 0.f;
-      }
-      dz[n][e] = x * p.rawScale;
-    }
   // Here no warp reads u any more, and the last tile's weights have been used.
   meet(3 + consumer);
-#pragma unroll
-  for (int n = 0; n < NB; n += 2) {
-    u32 place = swizzled(first + (lane & 15), base / 8 + n + (lane >> 4));
-    storeMatrices(weights + place, pack(z[n][0], z[n][1]), pack(z[n][2], z[n][3]), pack(z[n + 1][0], z[n + 1][1]),
-                  pack(z[n + 1][2], z[n + 1][3]));
-    storeMatrices(changes + place, pack(dz[n][0], dz[n][1]), pack(dz[n][2], dz[n][3]),
-                  pack(dz[n + 1][0], dz[n + 1][1]), pack(dz[n + 1][2], dz[n + 1][3]));
-  }
+  placeWeights(weights, z, dz);
   u32 scratch = sets.scratch + consumer * 32 + parity * 16;
-  if constexpr (hasBeta) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
-    if (lane == 0) writeShared(scratch + warp * 4, __float_as_int(dbeta));
-  }
+  if constexpr (hasBeta) placeSum(scratch, dbeta);
   publish();
   meet(3 + consumer);
   // Behind the fence, which would wait for it.
@@ -346,12 +210,7 @@ __device__ __forceinline__ void consume(const Pass& p, const Sets& sets, Ring ri
   weigh<0>(dq, changes, k, true);
   weigh<1>(du, weights, dout, !sharesValues);
   if constexpr (hasBeta) {
-    if (threadIdx.x % 128 == 0) {
-      float sum = 0.f;
-#pragma unroll
-      for (int w = 0; w < 4; w++) sum += __int_as_float(readShared(scratch + w * 4));
-      p.dbeta[(i64)h * partials + partial] = sum;
-    }
+    if (threadIdx.x % 128 == 0) p.dbeta[(i64)h * partials + partial] = sumOfWarps(scratch);
   }
   int chunk = lane % CHUNKS * 8;
   awaitProducts<1>();
@@ -388,9 +247,3 @@ __device__ __forceinline__ void prepare(const Sets& sets) {
   __syncthreads();
 }
 
-// The tile with this number: neighbors in a head's fibers first.
-struct Tile {
-  int place, group, b;
-  __device__ __forceinline__ Tile(int tile, int tiles, int groups)
-      : place(tile % tiles), group(tile / tiles % groups), b(tile / tiles / groups) {}
-};
