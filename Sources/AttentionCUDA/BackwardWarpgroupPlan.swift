@@ -75,8 +75,7 @@ extension CUDAKernels {
     parameters.dbeta =
       parameters.dot + UInt64(2 * 4 * shape.batch * shape.heads * Int(parameters.lseRow))
     parameters.tilesPerFiber = Int32((shape.fiberLength + 63) / 64)
-    // A thread has four rows, or one of the lanes of four.
-    let rows = kernels[0].plan.threads * 4 / (gradients.hasDots ? 1 : shape.headWidth / 8)
+    let rows = kernels[0].plan.threads * 4
     try driver.launch(
       kernels[0].function,
       grid: ((shape.tokens + rows - 1) / rows, shape.batch * shape.heads),

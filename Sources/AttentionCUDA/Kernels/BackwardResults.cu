@@ -174,3 +174,47 @@ __device__ __forceinline__ void storeDots(const float (&c)[ND][4], u32 tile, int
     if (lane % 4 == 0 && t < keys) line[t * step] = sum[half];
   }
 }
+
+// A quarter of the channels of a lane's two rows: chunks of eight, every fourth one. Four lanes have a row.
+__device__ __forceinline__ void loadQuarters(uint4 (&x)[ND / 2], const T* line, i64 step, int j, int keys) {
+  int lane = threadIdx.x & 31;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const T* row = line + (j + half * 8) * step + (lane & 3) * 8;
+#pragma unroll
+    for (int i = 0; i < ND / 4; i++) {
+      // Neighboring rows begin with different ones: no two lanes read the same banks of the tile.
+      uint4& y = x[half * (ND / 4) + i];
+      y = make_uint4(0, 0, 0, 0);
+      if (j + half * 8 < keys) y = __ldg(reinterpret_cast<const uint4*>(row + (i ^ (lane >> 2 & 1)) * 32));
+    }
+  }
+}
+
+// Says that nobody needs what was there: else registers are kept for it.
+__device__ __forceinline__ void forget(uint4 (&x)[ND / 2]) {
+#pragma unroll
+  for (int i = 0; i < ND / 2; i++) x[i] = make_uint4(0, 0, 0, 0);
+}
+
+// ⟨row, row of a tile⟩ of both rows.
+__device__ __forceinline__ void dotQuarters(float (&sum)[2], const uint4 (&x)[ND / 2], u32 tile, int row) {
+  int lane = threadIdx.x & 31;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    sum[half] = 0.f;
+#pragma unroll
+    for (int i = 0; i < ND / 4; i++) {
+      uint4 a = x[half * (ND / 4) + i], b = loadShared(tile + swizzled(row + half * 8, (i ^ (lane >> 2 & 1)) * 4 + (lane & 3)));
+      const u32 v[4] = {a.x, a.y, a.z, a.w}, w[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        float2 c = unpack(v[e]), d = unpack(w[e]);
+        sum[half] += c.x * d.x;
+        sum[half] += c.y * d.y;
+      }
+    }
+    sum[half] += __shfl_xor_sync(~0u, sum[half], 1);
+    sum[half] += __shfl_xor_sync(~0u, sum[half], 2);
+  }
+}

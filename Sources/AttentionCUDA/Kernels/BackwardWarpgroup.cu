@@ -122,6 +122,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
     auto uLine = [&]() {
       return p.du + walk.b * p.duB + (GROUPED ? walk.h / p.ratioU : walk.h) * p.duH + walk.origin * p.duN;
     };
+    auto outLine = [&]() { return p.out + walk.b * p.oB + walk.h * p.oH + walk.origin * p.oN; };
     i64 xStep = (ROLE == QUERY ? p.dqN : p.dkN) * p.stride, uStep = p.duN * p.stride;
     for (int block = max(walk.live, walk.first) + group; block < walk.last; block += 2) {  // padding
       const uint4 zero = make_uint4(0, 0, 0, 0);
@@ -138,6 +139,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         if (ROLE == QUERY && JOINT && lane % 8 == 0) p.dlseIn[lseRow + (i64)j * p.stride] = 0.f;
       }
     }
+    float beta = BETA ? p.beta[walk.h] : 0.f;
     int live = uniform(walk.live);
 #pragma unroll 1
     for (int block = uniform(walk.first + (group ^ walk.turn)); block < live; block += 2) {
@@ -145,9 +147,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
       int buffer = number % 3;
       u32 own = uniform(descriptor(memory + (STAGES + buffer) * SLOT, 16));
       Rows rows;
-      // Not __ldg: the compiler would move it to a uniform register at once, and wait for it.
-      rows.beta = 0.f;
-      if (BETA) asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(rows.beta) : "l"(p.beta + walk.h));
+      rows.beta = beta;
       float dbeta = 0.f, dlse[2] = {0.f, 0.f};
 #pragma unroll
       for (int half = 0; half < 2; half++) {
@@ -156,7 +156,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         i64 t = lseRow + (i64)j * p.stride;
         rows.carried[half] = 0.f;
         if (JOINT && live) rows.carried[half] = p.lseIn[t];
-        if (ROLE == QUERY && BETA && live && p.dlseOut && (lane & 3) == 0) dlse[half] = p.dlseOut[t];
+        if (ROLE == QUERY && live && p.dlseOut) dlse[half] = p.dlseOut[t];
       }
       int low = CAUSAL ? walk.lowTile(p, block) : 0, high = CAUSAL ? block : uniform(walk.high);
       // Tiles before the next own block's first are not needed again.
@@ -164,12 +164,16 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
       int turned = (ROLE == KEY ? walk.first - block : block - walk.first) * 64 + first + g;
 #if ROTARY
       float4 turns[ND / 2];
-      if (ROLE == QUERY) loadTurns(turns, p.rotary, turned);
 #endif
+      // u' of the lane's rows, a quarter of the channels each, where D is not there yet.
+      uint4 out[ROLE == QUERY ? ND / 2 : 1];
+      if constexpr (ROLE == QUERY) {
+        if (p.out) loadQuarters(out, outLine(), p.oN * p.stride, position, walk.keys);
+        else forget(out);
+      }
       giveBack();
 #pragma unroll 1
       while (from < low) skip();
-      if (firstHead) clear(dx);
       if (ROLE == KEY && (firstHead || ownValues)) clear(du);
       Place place(base + low);
       float s[8][4], d[8][4];
@@ -196,7 +200,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         commitProducts();
       };
       waitFor(gates.queryFull + buffer * 8, number / 3 & 1);
-      if (ROLE == QUERY) {
+      if constexpr (ROLE == QUERY) {
         u32 sums = gates.sums + buffer * 512 + (first + g) * 4;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -204,7 +208,23 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
           asm volatile("ld.shared.f32 %0, [%1];" : "=f"(rows.shift[half]) : "r"(sums + half * 32 + 256) : "memory");
           if (position + half * 8 >= walk.keys) rows.shift[half] = INFINITE;
         }
+        if (BETA && (lane & 3) == 0) dbeta = dlse[0] + dlse[1];
+        if (p.out) {
+          // D = ⟨du', u'⟩ − dℓ', also for the key role.
+          float dot[2];
+          dotQuarters(dot, out, memory + (STAGES + buffer) * SLOT + TILE, first + g);
+#pragma unroll
+          for (int half = 0; half < 2; half++) {
+            int j = position + half * 8;
+            rows.dot[half] = (dot[half] - dlse[half]) * p.rawScale;
+            if ((lane & 3) == 0 && j < walk.keys) p.dot[lseRow + (i64)j * p.stride] = rows.dot[half];
+          }
+        }
       }
+#if ROTARY
+      if (ROLE == QUERY) loadTurns(turns, p.rotary, turned);
+#endif
+      if (firstHead) clear(dx);
 #pragma unroll 1
       for (int tile = low; tile <= high; tile++) {
         u32 weights[4][4], keys = score();
@@ -294,7 +314,6 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         if (!GROUPED) turnsLate();
       }
       if (ROLE == QUERY && BETA) {
-        dbeta += dlse[0] + dlse[1];
 #pragma unroll
         for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
         i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * p.tilesPerFiber + block;
