@@ -140,10 +140,11 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
       }
     }
     float beta = BETA ? p.beta[walk.h] : 0.f;
-    int live = uniform(walk.live);
+    int blocks = uniform(walk.live - walk.first);
 #pragma unroll 1
-    for (int block = uniform(walk.first + (group ^ walk.turn)); block < live; block += 2) {
-      int position = walk.position(block) + first + g, number = taken + (block - uniform(walk.first));
+    for (int k = uniform(group ^ walk.turn); k < blocks; k += 2) {
+      int block = uniform(walk.own(k)), number = taken + k;
+      int position = walk.position(block) + first + g;
       int buffer = number % 3;
       u32 own = uniform(descriptor(memory + (STAGES + buffer) * SLOT, 16));
       Rows rows;
@@ -160,7 +161,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
       }
       int low = CAUSAL ? walk.lowTile(p, block) : 0, high = CAUSAL ? block : uniform(walk.high);
       // Tiles before the next own block's first are not needed again.
-      int keep = block + 2 < live ? (CAUSAL ? walk.lowTile(p, block + 2) : 0) : high + 1;
+      int keep = k + 2 < blocks ? (CAUSAL ? walk.lowTile(p, walk.own(k + 2)) : 0) : high + 1;
       int turned = (ROLE == KEY ? walk.first - block : block - walk.first) * 64 + first + g;
 #if ROTARY
       float4 turns[ND / 2];
@@ -359,7 +360,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
 #pragma unroll 1
     while (from <= uniform(walk.high)) skip();
     entry += uniform(walk.high - walk.low) + 1;
-    taken += max(uniform(walk.live - walk.first), 0);
+    taken += max(blocks, 0);
   }
 }
 

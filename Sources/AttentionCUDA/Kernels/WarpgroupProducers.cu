@@ -116,6 +116,7 @@ struct Gates {
 #define SLOT_OF(what) ((what) >> 24 & 15)
 #define LAST (1u << 23)
 #define FRESH (1u << 22)
+#define AHEAD (1u << 20)  // a tile of keys in place of own blocks
 
 #ifndef PREFETCH
 #define PREFETCH 0
@@ -186,13 +187,32 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
     int blocks = walk.live - walk.first, tiles = walk.high - walk.low + 1;
     int ahead = CAUSAL && walk.low == walk.first ? 0 : min(blocks, 2);
     int items = blocks <= 0 ? 0 : tiles + (CAUSAL ? ahead : blocks);
+    int late = -1;         // backward: an own block that comes after the next one's tile
+    bool resumes = false;  // after such a one
 #pragma unroll 1
-    for (int n = 0; n < items; n++) {
+    for (int n = 0; n < items || late >= 0; n++) {
       int tile = n - ahead;
       bool hasKeys = tile >= 0 && tile < tiles;
       int block = hasKeys ? walk.low + tile : walk.first + (n < ahead ? n : n - tiles);
       u32 what = n == 0 ? FRESH : tile == 0 ? FRESH | (walk.first - walk.low) : tile == tiles ? FRESH | ahead : 0;
       bool hasOwn = !hasKeys || (CAUSAL && block >= walk.first + ahead);
+      if (Walk<ROLE>::PAIRED) {
+        if (late >= 0) {
+          block = late, what = FRESH | (late - walk.first);
+          hasKeys = false, hasOwn = resumes = true;
+          late = -1, n--;
+        } else if (!hasKeys) {
+          block = walk.own(n);
+          what = FRESH | (block - walk.first);
+        } else if (ahead == 0) {
+          if (resumes) what = FRESH | AHEAD | tile;
+          resumes = false;
+          if (walk.isSwapped(tile)) {
+            hasOwn = tile & 1;
+            if (hasOwn) late = block - 1;
+          }
+        }
+      }
       if (hasKeys) {
         if (PREFETCH && !hasPassed(gates.empty + slot.slot * 8, slot.round ^ 1)) {
           prefetch(ROLE == KEY, walk.position(block));
@@ -251,11 +271,11 @@ __device__ __forceinline__ void turn(const WalkedPass& p, u32 memory, const Gate
     if (what & LAST) return;
 #if ROTARY
     if (what & FRESH) {
-      int distance = what & (FRESH - 1);
+      int distance = what & (AHEAD - 1);
       if (ROLE == FORWARD && distance == 0) here.restore(origin);
       else {
         // Tiles of keys lie before the walk's first queries, the own blocks behind them.
-        bool before = (what & KEYS) != 0;
+        bool before = (what & KEYS) != 0 && !(what & AHEAD);
         if (ROLE == KEY) before = !before && distance > 0;
         else before = before && distance > 0;
         here.load(table + (i64)(before ? distance * 64 - LAST_ROWS - row : distance * 64 + LAST_ROWS + row) * (D / 2),

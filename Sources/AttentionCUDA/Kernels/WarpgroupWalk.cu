@@ -31,6 +31,9 @@ static_assert(sizeof(WalkedPass) == sizeof(Pass) + 56, "Swift's WalkParameters h
 // its last). Forward, blocks are queries and tiles keys.
 template <int ROLE>
 struct Walk {
+  // Backward, where a fiber's later blocks see more tiles: own blocks come strictly in turn, so that a buffer's next one
+  // is not the same consumer's, and every other pair of them is swapped, so that both have the same to do.
+  static constexpr bool PAIRED = ROLE != FORWARD && CAUSAL && !WINDOW && !GROUPED;
   int b, h, origin;
   int fiber, full;         // the fiber's number; tiles that have keys
   int replica, heads;      // key role: the query head of those that share the keys; heads that walks are dealt by
@@ -40,6 +43,7 @@ struct Walk {
   int first, last, live;   // blocks of queries; the live ones have keys
   int low, high;           // tiles of keys, high inclusive
   int cursor, end, turn;   // turn: which consumer has the first block, alternating as the shares differ
+  int swapped;             // whether the first pair of own blocks is
 
   __device__ __forceinline__ static int lowTile(const WalkedPass& p, int block) {
     return WINDOW ? max(0, block - (p.size + 62) / 64) : 0;
@@ -53,10 +57,16 @@ struct Walk {
     cursor = p.schedule == 0 ? (int)((i64)p.walks * index / count) : index;
     end = p.schedule == 0 ? (int)((i64)p.walks * (index + 1) / count) : p.walks;
     turn = 1;
+    first = live = swapped = 0;
     blocks = count;
     heads = ROLE == KEY && GROUPED ? p.heads / p.ratioK : p.heads;
     replica = ROLE == KEY ? p.ratioK : 0;
   }
+  // The block that is the k-th to come.
+  __device__ __forceinline__ bool isSwapped(int k) const {
+    return PAIRED && ((k >> 1 ^ swapped) & 1) && (k | 1) < live - first;
+  }
+  __device__ __forceinline__ int own(int k) const { return first + (isSwapped(k) ? k ^ 1 : k); }
   // The first position of a block or tile.
   __device__ __forceinline__ int position(int tile) const {
     return (ROLE == KEY && tile < full ? full - 1 - tile : tile) * 64;
@@ -66,6 +76,11 @@ struct Walk {
       replica++;
       h++;
       return true;
+    }
+    if (PAIRED) {
+      int done = max(live - first, 0);
+      turn ^= done & 1;
+      swapped ^= (done + 1) >> 1 & 1;
     }
     while (cursor < end) {
       int fibers = p.fibers - p.firstFiber, line, step, count = p.walkSteps, index = cursor;
@@ -108,7 +123,7 @@ struct Walk {
       live = min(last, full);
       low = lowTile(p, first);
       high = live > first ? (CAUSAL ? live : full) - 1 : low - 1;
-      turn ^= 1;
+      if (!PAIRED) turn ^= 1;
       return true;
     }
     return false;
