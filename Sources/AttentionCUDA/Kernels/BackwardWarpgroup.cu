@@ -143,6 +143,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
     int blocks = uniform(walk.live - walk.first);
 #pragma unroll 1
     for (int k = uniform(group ^ walk.turn); k < blocks; k += 2) {
+      giveBack();
       int block = uniform(walk.own(k)), number = taken + k;
       int position = walk.position(block) + first + g;
       int buffer = number % 3;
@@ -172,7 +173,6 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         if (p.out) loadQuarters(out, outLine(), p.oN * p.stride, position, walk.keys);
         else forget(out);
       }
-      giveBack();
 #pragma unroll 1
       while (from < low) skip();
       if (ROLE == KEY && (firstHead || ownValues)) clear(du);
@@ -257,9 +257,18 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
           startTiles(d, own + MATE, keys + MATE);
           commitProducts();
           gather(du, weights, keys + MATE);
-          // dz takes the place of p as it was rounded: the registers have no room for both.
-          awaitProducts<0>();
+          // dp − D beside the product with p; then dz takes the place of p as it was rounded: the registers have no
+          // room for both.
+          awaitProducts<1>();
           pin(d);
+#pragma unroll
+          for (int n = 0; n < 8; n++) {
+            float2 dot = loadPair(columns + n * 32);
+#pragma unroll
+            for (int e = 0; e < 4; e++) d[n][e] = d[n][e] * p.rawScale - (e & 1 ? dot.y : dot.x);
+          }
+          pin(d);
+          awaitProducts<0>();
 #pragma unroll
           for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");
         }
@@ -285,15 +294,13 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
           packScores(weights, s);
         } else {
 #pragma unroll
-          for (int n = 0; n < 8; n++) {
-            float2 dot = loadPair(columns + n * 32);
+          for (int n = 0; n < 8; n++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
               u32& w = weights[n / 2][n % 2 * 2 + half];
               float2 x = unpack(w);
-              w = pack(x.x * (d[n][half * 2] * p.rawScale - dot.x), x.y * (d[n][half * 2 + 1] * p.rawScale - dot.y));
+              w = pack(x.x * d[n][half * 2], x.y * d[n][half * 2 + 1]);
             }
-          }
         }
         beginProducts();
         gather(dx, weights, keys);
@@ -314,22 +321,18 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         // Sums that stay for the next head leave no room for what is needed after du.
         if (!GROUPED) turnsLate();
       }
-      if (ROLE == QUERY && BETA) {
-#pragma unroll
-        for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
-        i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * p.tilesPerFiber + block;
-        if (lane == 0) p.dbeta[part * 4 + warp] = dbeta;
-      }
+      int row0 = walk.position(block);
+      bool whole = row0 + 64 <= walk.keys;
+      T* xRow = uniform(xLine() + (row0 + first) * xStep);
+      T* uRow = ROLE == KEY ? uniform(uLine() + (row0 + first) * uStep) : nullptr;
       // Outputs are staged where the own tiles lay, which no product reads any more.
       u32 staged = uniform(stage + buffer * SLOT);
       if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
       else asm volatile("bar.sync 2, 128;" ::: "memory");
-      int row0 = walk.position(block);
-      bool whole = row0 + 64 <= walk.keys;
       if constexpr (ROLE == KEY) {
         if (lastHead || ownValues) {
           stageRows(y, staged + stageLane);
-          if (whole) sendRows(uniform(uLine() + (row0 + first) * uStep), uStep, staged, false);
+          if (whole) sendRows(uRow, uStep, staged, false);
           else storeRows(Target(uLine(), uStep, row0, first, walk.keys, walk.length), staged + stageRow);
         }
         if (GROUPED) turnsLate();
@@ -337,6 +340,12 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
       awaitProducts<0>();
       if (high < keep) release();
       pin(dx);
+      if (ROLE == QUERY && BETA) {
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
+        i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * p.tilesPerFiber + block;
+        if (lane == 0) p.dbeta[part * 4 + warp] = dbeta;
+      }
       if (lastHead) {
 #if ROTARY
         turnBack(dx, turns, turned < 0, p.rotary);
@@ -345,7 +354,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         if (whole) {
           packRows(y, dx);
           stageRows(y, staged + stageLane);
-          sendRows(uniform(xLine() + (row0 + first) * xStep), xStep, staged, p.accumulate);
+          sendRows(xRow, xStep, staged, p.accumulate);
         } else {
           Target to(xLine(), xStep, row0, first, walk.keys, p.accumulate ? walk.keys : walk.length);
           if (p.accumulate) addRows(dx, to, staged + stageLane, staged + stageRow);
