@@ -35,8 +35,6 @@ extension CUDAPassShape {
         [
           "STAGES": tiles, "WINDOW": isSliding && fiberLength > mode.size ? 1 : 0, "ROLES": role,
           "GROUPED": role == 2 && keyHeads < heads ? 1 : 0,
-          // Found faster for fibers of 256 rotated positions (6 %), slower for windows and without rotation.
-          "PREFETCH": isRotary && mode.stride > 1 && (fiberLength + 63) / 64 <= tiles ? 1 : 0,
         ])
       plan.useWarpgroups(4)
       return plan

@@ -10,7 +10,7 @@
 // again for every head, dk stays.
 //
 // Macros: STAGES (tiles in the ring), WINDOW (1: some fiber is longer than the sliding window), ROLES (1 query, 2 key),
-// GROUPED (1: heads share the keys of a key role), PREFETCH (1: rows that have no room yet are fetched to L2).
+// GROUPED (1: heads share the keys of a key role).
 
 __device__ __forceinline__ float2 loadPair(u32 address) {
   float2 x;

@@ -15,15 +15,6 @@ __device__ __forceinline__ void initialize(u32 barrier, int arrivals) {
 __device__ __forceinline__ void arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-__device__ __forceinline__ bool hasPassed(u32 barrier, int parity) {
-  u32 done;
-  asm volatile(
-      "{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done;
-}
 __device__ __forceinline__ void waitFor(u32 barrier, int parity) {
   asm volatile(
       "{ .reg .pred p;\n"

@@ -118,10 +118,6 @@ struct Gates {
 #define FRESH (1u << 22)
 #define AHEAD (1u << 20)  // a tile of keys in place of own blocks
 
-#ifndef PREFETCH
-#define PREFETCH 0
-#endif
-
 // Fetches tiles in the order in which they are needed, as far ahead as the ring allows.
 template <int ROLE>
 __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gates& gates, int index, int count) {
@@ -161,16 +157,6 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
         copyRows(target, lineOf(p.k, p.kB, p.kH, p.kN, p.ratioK), p.kN * p.stride, row, first, 0, walk.keys);
         copyRows(target + TILE, lineOf(p.u, p.uB, p.uH, p.uN, p.ratioU), p.uN * p.stride, row, first, 0, walk.keys);
       }
-    };
-    // While there is no room yet, the rows come as near as L2: two threads a row.
-    auto prefetch = [&](bool asQuery, int first) {
-      int thread = threadIdx.x % 128, j = first + thread / 2;
-      if (j >= walk.keys) return;
-      const T* a = asQuery ? lineOf(p.q, p.qB, p.qH, p.qN, 1) : lineOf(p.k, p.kB, p.kH, p.kN, p.ratioK);
-      const T* b = asQuery ? lineOf(p.dout, p.doB, p.doH, p.doN, 1) : lineOf(p.u, p.uB, p.uH, p.uN, p.ratioU);
-      i64 offset = thread % 2 * (D / 2) - chunk * 8, position = (i64)j * p.stride;
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(a + position * (asQuery ? p.qN : p.kN) + offset));
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(b + position * (asQuery ? p.doN : p.uN) + offset));
     };
     // Half of the threads copy D of 64 queries, the others ℓ'.
     auto copySums = [&](int place, int first) {
@@ -214,10 +200,6 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
         }
       }
       if (hasKeys) {
-        if (PREFETCH && !hasPassed(gates.empty + slot.slot * 8, slot.round ^ 1)) {
-          prefetch(ROLE == KEY, walk.position(block));
-          if (hasOwn) prefetch(ROLE != KEY, walk.position(block));
-        }
         waitFor(gates.empty + slot.slot * 8, slot.round ^ 1);
         u32 target = memory + slot.slot * SLOT + place;
         int first = walk.position(block);
@@ -228,8 +210,6 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
       }
       if (hasOwn) {
         int buffer = ROLE == FORWARD ? (block - walk.first ^ walk.turn) & 1 : held;
-        if (PREFETCH && !hasKeys && !hasPassed(gates.queryEmpty + buffer * 8, given >> buffer & 1))
-          prefetch(ROLE != KEY, walk.position(block));
         waitFor(gates.queryEmpty + buffer * 8, given >> buffer & 1);
         int first = walk.position(block);
         copy(queries + buffer * OWN, ROLE != KEY, first, walk.firstRow);
