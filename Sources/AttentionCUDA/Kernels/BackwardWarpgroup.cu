@@ -143,7 +143,6 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
     int blocks = uniform(walk.live - walk.first);
 #pragma unroll 1
     for (int k = uniform(group ^ walk.turn); k < blocks; k += 2) {
-      giveBack();
       int block = uniform(walk.own(k)), number = taken + k;
       int position = walk.position(block) + first + g;
       int buffer = number % 3;
@@ -173,6 +172,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         if (p.out) loadQuarters(out, outLine(), p.oN * p.stride, position, walk.keys);
         else forget(out);
       }
+      giveBack();
 #pragma unroll 1
       while (from < low) skip();
       if (ROLE == KEY && (firstHead || ownValues)) clear(du);
@@ -257,9 +257,9 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
           startTiles(d, own + MATE, keys + MATE);
           commitProducts();
           gather(du, weights, keys + MATE);
-          // dp − D beside the product with p; then dz takes the place of p as it was rounded: the registers have no
-          // room for both.
-          awaitProducts<1>();
+          // dp − D beside the product with p, where ptxas finds the registers; then dz takes the place of p as it was
+          // rounded: they have no room for both.
+          awaitProducts<JOINT ? 1 : 0>();
           pin(d);
 #pragma unroll
           for (int n = 0; n < 8; n++) {
@@ -305,21 +305,21 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         beginProducts();
         gather(dx, weights, keys);
       }
+      auto turnsLate = [&]() {
+#if ROTARY
+        if (ROLE == KEY) loadTurns(turns, p.rotary, turned);
+#endif
+      };
+      // Sums that stay for the next head leave no room for what is needed after du.
+      if (!GROUPED) turnsLate();
       if constexpr (ROLE == KEY) {
         if (p.dotsBelow)
           storeDots(du, memory + (STAGES + buffer) * SLOT + TILE, first, p.dotsBelow + lseRow, p.stride,
                     walk.position(block) + first, walk.keys);
       }
       u32 y[ND / 2][4];
-      auto turnsLate = [&]() {
-#if ROTARY
-        if (ROLE == KEY) loadTurns(turns, p.rotary, turned);
-#endif
-      };
       if constexpr (ROLE == KEY) {
         packRows(y, du);
-        // Sums that stay for the next head leave no room for what is needed after du.
-        if (!GROUPED) turnsLate();
       }
       int row0 = walk.position(block);
       bool whole = row0 + 64 <= walk.keys;
