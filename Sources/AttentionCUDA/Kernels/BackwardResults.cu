@@ -205,7 +205,8 @@ __device__ __forceinline__ void dotQuarters(float (&sum)[2], const uint4 (&x)[ND
     sum[half] = 0.f;
 #pragma unroll
     for (int i = 0; i < ND / 4; i++) {
-      uint4 a = x[half * (ND / 4) + i], b = loadShared(tile + swizzled(row + half * 8, (i ^ (lane >> 2 & 1)) * 4 + (lane & 3)));
+      int chunk = (i ^ (lane >> 2 & 1)) * 4 + (lane & 3);
+      uint4 a = x[half * (ND / 4) + i], b = loadShared(tile + swizzled(row + half * 8, chunk));
       const u32 v[4] = {a.x, a.y, a.z, a.w}, w[4] = {b.x, b.y, b.z, b.w};
 #pragma unroll
       for (int e = 0; e < 4; e++) {
