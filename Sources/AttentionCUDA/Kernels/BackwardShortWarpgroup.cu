@@ -15,7 +15,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
 #pragma unroll 1
     for (int pair = blockIdx.x; pair < all; pair += 2 * grid) {
       int count = pair + grid < all ? 2 : 1;
-      Tile tile(pair + side * grid, tiles, groups);
+      // The highest pass begins where the forward pass has ended, and ends where the next one begins: with what L2 holds.
+      int index = pair + side * grid;
+      Tile tile(p.accumulate ? index : all - 1 - index, tiles, groups);
       float dk[ND][4], du[ND][4];
       if (GROUPED) {
         clear(dk);
