@@ -51,6 +51,19 @@ extension CUDAPassShape {
   }
 }
 
+/// The kernels' `struct MappedPass`, whose maps begin at a multiple of 64 bytes.
+package struct MappedWalkParameters {
+  var walk: WalkParameters
+  /// The positions of every fiber that the maps cover; 0 where there are none.
+  var rows: Int32
+  var padding: (Int32, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0)
+  var maps: BulkMaps
+
+  init(walk: WalkParameters, rows: Int32, maps: BulkMaps) {
+    (self.walk, self.rows, self.maps) = (walk, rows, maps)
+  }
+}
+
 extension CUDAKernels {
   /// Whether a device runs a backward pass through the warpgroup kernels.
   static func hasBackwardWarpgroups(
@@ -62,9 +75,10 @@ extension CUDAKernels {
 
   /// Launches the backward pass of long fibers on a Hopper GPU; returns whether it hands D to the pass below.
   func backwardWarpgroup(
-    _ shape: CUDAPassShape, _ parameters: PassParameters, _ gradients: CUDAPassGradients,
+    _ pass: CUDAPass, _ parameters: PassParameters, _ gradients: CUDAPassGradients,
     on device: CUDADriver.Device, stream: CUDADriver.Stream
   ) throws -> Bool {
+    let shape = pass.shape
     let kernels = try kernels(.backwardWarpgroup(shape), on: device)
     var parameters = parameters
     // Without u', ⟨∂/∂u', u'⟩ stands where D will.
@@ -79,6 +93,7 @@ extension CUDAKernels {
       grid: ((shape.tokens + rows - 1) / rows, shape.batch * shape.heads),
       threads: kernels[0].plan.threads, sharedMemory: 0, stream: stream,
       overlaps: device.overlapsLaunches, parameters: parameters)
+    let maps = try rowMaps(of: pass, gradients)
     for (kernel, key) in [(kernels[1], false), (kernels[2], true)] {
       let schedule = shape.backwardSchedule(key: key, multiprocessors: device.multiprocessors)
       var walks = WalkParameters(
@@ -88,7 +103,10 @@ extension CUDAKernels {
       try driver.launch(
         kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
         sharedMemory: kernel.plan.sharedMemory, stream: stream,
-        overlaps: device.overlapsLaunches, parameters: walks)
+        overlaps: device.overlapsLaunches,
+        parameters: MappedWalkParameters(
+          walk: walks, rows: maps == nil ? 0 : Int32(shape.tokens / shape.mode.stride),
+          maps: maps ?? BulkMaps()))
     }
     if shape.hasBeta {
       try driver.launch(
@@ -98,5 +116,25 @@ extension CUDAKernels {
           partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.betaParts)))
     }
     return gradients.dotsBelow != 0
+  }
+
+  /// The maps of a long pass's tensors, in boxes of 64 rows of a fiber, or nil where heads or sequences share memory.
+  private func rowMaps(of pass: CUDAPass, _ gradients: CUDAPassGradients) throws -> BulkMaps? {
+    let shape = pass.shape
+    let (heads, keyHeads, valueHeads) = (shape.heads, shape.keyHeads, shape.valueHeads)
+    let tensors = [
+      (pass.queries, heads), (pass.keys, keyHeads), (pass.values, valueHeads),
+      (gradients.output, heads), (gradients.queries, heads), (gradients.keys, keyHeads),
+      (gradients.values, valueHeads),
+    ]
+    guard shape.tokens >= 64 * shape.mode.stride,
+      tensors.allSatisfy({ $0.isSpread(heads: $1, batch: shape.batch) })
+    else { return nil }
+    let maps = try tensors.map {
+      try driver.tensorMap($0, heads: $1, shape: shape, fiber: 64)
+    }
+    return BulkMaps(
+      queries: maps[0], keys: maps[1], values: maps[2], outputGradient: maps[3],
+      queryGradient: maps[4], keyGradient: maps[5], valueGradient: maps[6])
   }
 }

@@ -266,7 +266,7 @@ extension CUDAKernels {
     var parameters = try self.parameters(of: pass, gradients, on: device)
     let request = Self.backwardRequest(shape, on: device, scale: parameters.scale)
     if case .backwardWarpgroup = request {
-      return try backwardWarpgroup(shape, parameters, gradients, on: device, stream: stream)
+      return try backwardWarpgroup(pass, parameters, gradients, on: device, stream: stream)
     }
     let stays = request == .backwardShortWarpgroup(shape)
     let kernels = try kernels(request, on: device)

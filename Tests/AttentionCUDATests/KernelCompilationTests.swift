@@ -267,6 +267,7 @@ struct KernelCompilationTests {
     #expect(MemoryLayout<PassParameters>.size == 408)
     #expect(MemoryLayout<BiasParameters>.size == 432)
     #expect(MemoryLayout<WalkParameters>.size == 408 + 56)
+    #expect(MemoryLayout<MappedWalkParameters>.size == 1408)
     #expect(MemoryLayout<FusedParameters>.size == 2 * 408)
     #expect(MemoryLayout<ChainParameters>.size == 3 * 408 + 16)
     #expect(MemoryLayout<DecodePassParameters>.size == 112)

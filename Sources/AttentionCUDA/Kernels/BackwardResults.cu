@@ -1,13 +1,6 @@
 // How BackwardWarpgroup.cu's consumers bring sums from their registers to memory: turned back, by way of shared
 // memory, so that rows leave whole.
 
-#define PITCH (D * 2 + 16)  // bytes between staged output rows, off the banks' period
-
-__device__ __forceinline__ T* uniform(T* x) {
-  u64 y = reinterpret_cast<u64>(x);
-  return reinterpret_cast<T*>((u64)(u32)uniform((int)(y >> 32)) << 32 | (u32)uniform((int)(u32)y));
-}
-
 #if ROTARY
 // The turns of a lane's columns in one row of the table. Fetched here and not where they are needed.
 __device__ __forceinline__ void loadTurns(float4 (&w)[ND / 2], const float2* table, int row) {
@@ -75,13 +68,13 @@ __device__ __forceinline__ void addRows(float (&c)[ND][4], const Target& to, u32
                    : "l"(to.place + i % 4 * to.step + i / 4 * 64)
                    : "memory");
     const u32 w[4] = {x.x, x.y, x.z, x.w};
-    storeShared(stageRow + i % 4 * 4 * PITCH + i / 4 * 128, w);
+    storeShared((stageRow ^ i % 2 * 64) + i % 4 * 512 + i / 4 * PANEL, w);
   }
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < ND / 2; i++) {
     u32 y[4];
-    loadMatrices(y, stageLane + i * 32);
+    loadMatrices(y, (stageLane ^ i % 4 * 32) + i / 4 * PANEL);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
       float2 old = unpack(y[e]);
@@ -105,29 +98,24 @@ __device__ __forceinline__ void packRows(u32 (&y)[ND / 2][4], const float (&c)[N
 __device__ __forceinline__ void stageRows(const u32 (&y)[ND / 2][4], u32 stageLane) {
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < ND / 2; i++) storeMatrices(stageLane + i * 32, y[i][0], y[i][1], y[i][2], y[i][3]);
+  for (int i = 0; i < ND / 2; i++) storeMatrices((stageLane ^ i % 4 * 32) + i / 4 * PANEL, y[i][0], y[i][1], y[i][2], y[i][3]);
 }
 
-// Sends sixteen staged rows to memory, or has them added to what is there (there and here rounded). One thread does,
-// in the background: `awaitSent` says that the staged rows have been read.
-__device__ __forceinline__ void sendRows(T* line, i64 step, u32 staged, bool add) {
-  publish();
-  __syncwarp();
-#if DTYPE == 0
-#define REDUCE "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.bf16"
-#else
-#define REDUCE "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.f16"
-#endif
-#define SEND(WHAT)                                                                                       \
-  asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; @p " WHAT " [%0], [%1], %2; }" ::"l"(line + r * step), \
-               "r"(staged + r * PITCH), "n"(D * 2)                                                            \
+// Sends a staged tile to memory, or has it added to what is there (there and here rounded), from one thread, in the
+// background; `awaitSent` says that the staged rows have been read.
+template <class Box>
+__device__ __forceinline__ void sendTile(u32 tile, const Map& map, const Box& at, bool add) {
+#define SEND(WHAT)                                                                                                   \
+  for (int n = 0; n < D; n += 64)                                                                                    \
+  asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; @p " WHAT " [%0, {%1, %2, %3, %4, %5}], [%6]; }" ::"l"(&map), \
+               "r"(n), "r"(at.position), "r"(at.fiber), "r"(at.h), "r"(at.b), "r"(tile + n / 64 * PANEL)             \
                : "memory")
   if (add) {
 #pragma unroll
-    for (int r = 0; r < 16; r++) SEND(REDUCE);
+    SEND("cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group");
   } else {
 #pragma unroll
-    for (int r = 0; r < 16; r++) SEND("cp.async.bulk.global.shared::cta.bulk_group");
+    SEND("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group");
   }
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
@@ -142,7 +130,7 @@ __device__ __forceinline__ void storeRows(const Target& to, u32 stageRow) {
 #pragma unroll
   for (int i = 0; i < ND / 2; i++) {
     int j = to.j + i % 4 * 4;
-    uint4 x = loadShared(stageRow + i % 4 * 4 * PITCH + i / 4 * 128);
+    uint4 x = loadShared((stageRow ^ i % 2 * 64) + i % 4 * 512 + i / 4 * PANEL);
     if (j < to.end)
       storeGlobal(to.place + i % 4 * to.step + i / 4 * 64, j < to.keys ? x : make_uint4(0, 0, 0, 0));
   }

@@ -74,13 +74,13 @@ __device__ __forceinline__ void mask(const WalkedPass& p, float (&s)[8][4], int 
 }
 
 template <int ROLE>
-__device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const Gates& gates, char* state, int group) {
+__device__ __forceinline__ void consume(const MappedPass& p, u32 memory, const Gates& gates, char* state, int group) {
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
   u32 full = gates.full, empty = gates.empty;
-  u32 stage = memory + STAGES * SLOT + warp * (16 * PITCH);
-  u32 stageLane = (lane & 15) * PITCH + (lane >> 4) * 16;  // as stmatrix writes
-  u32 stageRow = lane / 8 * PITCH + lane % 8 * 16;         // as rows are read
+  // The lane's places in a tile of results: as stmatrix writes, and as rows are read.
+  u32 stageLane = (first + (lane & 15)) * 128 + (((lane >> 4 ^ lane) & 7) << 4);
+  u32 stageRow = (first + lane / 8) * 128 + (((lane ^ lane / 8) & 7) << 4);
   int taken = 0, entry = 0;  // own blocks and tiles of all walks so far
   u32 sending = 0;           // the barrier of own tiles in whose place rows wait to be sent
   auto giveBack = [&]() {
@@ -322,18 +322,25 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         packRows(y, du);
       }
       int row0 = walk.position(block);
-      bool whole = row0 + 64 <= walk.keys;
-      T* xRow = uniform(xLine() + (row0 + first) * xStep);
-      T* uRow = ROLE == KEY ? uniform(uLine() + (row0 + first) * uStep) : nullptr;
-      // Outputs are staged where the own tiles lay, which no product reads any more.
-      u32 staged = uniform(stage + buffer * SLOT);
-      if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
-      else asm volatile("bar.sync 2, 128;" ::: "memory");
+      auto box = walk.box(p, row0);
+      bool whole = row0 + 64 <= walk.keys && box.position + 64 <= p.rows;
+      u32 staged = uniform(memory + (STAGES + buffer) * SLOT);
+      auto meet = [&]() {
+        if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
+        else asm volatile("bar.sync 2, 128;" ::: "memory");
+      };
+      auto send = [&](u32 tile, const Map& map, int ratio, bool add) {
+        publish();
+        meet();
+        if (warp == 0) sendTile(tile, map, box.of(ratio), add);
+      };
+      // Results are staged where the own tiles lay, which no product reads any more.
+      meet();
       if constexpr (ROLE == KEY) {
         if (lastHead || ownValues) {
-          stageRows(y, staged + stageLane);
-          if (whole) sendRows(uRow, uStep, staged, false);
-          else storeRows(Target(uLine(), uStep, row0, first, walk.keys, walk.length), staged + stageRow);
+          stageRows(y, staged + TILE + stageLane);
+          if (whole) send(staged + TILE, p.duMap, GROUPED ? p.ratioU : 1, false);
+          else storeRows(Target(uLine(), uStep, row0, first, walk.keys, walk.length), staged + TILE + stageRow);
         }
         if (GROUPED) turnsLate();
       }
@@ -350,17 +357,17 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
 #if ROTARY
         turnBack(dx, turns, turned < 0, p.rotary);
 #endif
-        if (ROLE == KEY) awaitSent();
         if (whole) {
           packRows(y, dx);
           stageRows(y, staged + stageLane);
-          sendRows(xRow, xStep, staged, p.accumulate);
+          send(staged, ROLE == QUERY ? p.dqMap : p.dkMap, ROLE == KEY && GROUPED ? p.ratioK : 1, p.accumulate);
         } else {
           Target to(xLine(), xStep, row0, first, walk.keys, p.accumulate ? walk.keys : walk.length);
           if (p.accumulate) addRows(dx, to, staged + stageLane, staged + stageRow);
           packRows(y, dx);
           stageRows(y, staged + stageLane);
           storeRows(to, staged + stageRow);
+          publish();  // what is copied here next comes through the asynchronous proxy
         }
       }
       sending = gates.queryEmpty + buffer * 8;
@@ -374,7 +381,7 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
 }
 
 template <int ROLE>
-__device__ __forceinline__ void work(const WalkedPass& p) {
+__device__ __forceinline__ void work(const MappedPass& p) {
   followPrevious();
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
@@ -398,11 +405,11 @@ __device__ __forceinline__ void work(const WalkedPass& p) {
 }
 
 #if ROLES == 1
-extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupQuery(const __grid_constant__ WalkedPass p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupQuery(const __grid_constant__ MappedPass p) {
   work<QUERY>(p);
 }
 #elif ROLES == 2
-extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupKey(const __grid_constant__ WalkedPass p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupKey(const __grid_constant__ MappedPass p) {
   work<KEY>(p);
 }
 #endif

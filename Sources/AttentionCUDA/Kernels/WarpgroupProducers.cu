@@ -35,6 +35,18 @@ __device__ __forceinline__ void copyRows(u32 tile, const T* line, i64 step, int 
   }
 }
 
+// The same by tensor memory access, from one thread.
+template <class Box>
+__device__ __forceinline__ void loadBox(u32 tile, const Map& map, u32 barrier, const Box& at) {
+#pragma unroll
+  for (int n = 0; n < D; n += 64)
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], "
+        "[%7];" ::"r"(tile + n / 64 * PANEL),
+        "l"(&map), "r"(n), "r"(at.position), "r"(at.fiber), "r"(at.h), "r"(at.b), "r"(barrier)
+        : "memory");
+}
+
 #if ROTARY
 // Eight turns of a lane: channels 8c … 8c + 7 of one row.
 struct Turns {
@@ -119,8 +131,8 @@ struct Gates {
 #define AHEAD (1u << 20)  // a tile of keys in place of own blocks
 
 // Fetches tiles in the order in which they are needed, as far ahead as the ring allows.
-template <int ROLE>
-__device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gates& gates, int index, int count) {
+template <int ROLE, class P>
+__device__ __forceinline__ void fetch(const P& p, u32 memory, const Gates& gates, int index, int count) {
   constexpr int OWN = ROLE == FORWARD ? TILE : SLOT;
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int row = warp * (32 / PAIRS) + lane / PAIRS, chunk = lane % PAIRS;
@@ -149,6 +161,18 @@ __device__ __forceinline__ void fetch(const WalkedPass& p, u32 memory, const Gat
       return base + walk.b * batch + (ratio > 1 ? h / ratio : h) * head + walk.origin * token + chunk * 8;
     };
     auto copy = [&](u32 target, bool asQuery, int first, int begin) {
+      if constexpr (ROLE != FORWARD) {
+        auto box = walk.box(p, first);
+        if (first + 64 <= walk.keys && box.position + 64 <= p.rows) {
+          if (threadIdx.x % 128 == 0) {
+            u32 landed = gates.landed + item * 8;
+            asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(landed), "n"(SLOT) : "memory");
+            loadBox(target - place, asQuery ? p.qMap : p.kMap, landed, box.of(asQuery ? 1 : p.ratioK));
+            loadBox(target - place + TILE, asQuery ? p.doutMap : p.uMap, landed, box.of(asQuery ? 1 : p.ratioU));
+          }
+          return;
+        }
+      }
       if (asQuery) {
         copyRows(target, lineOf(p.q, p.qB, p.qH, p.qN, 1), p.qN * p.stride, row, first, begin, walk.keys);
         if (ROLE != FORWARD)

@@ -18,6 +18,18 @@ struct WalkedPass : Pass {
 };
 static_assert(sizeof(WalkedPass) == sizeof(Pass) + 56, "Swift's WalkParameters has this size");
 
+// A tensor as tensor memory access sees it: channels, positions along fibers, neighboring fibers, heads, sequences; in
+// boxes of 64 channels and 64 rows in the 128-byte swizzle.
+struct alignas(64) Map {
+  u64 words[16];
+};
+// The backward pass with its tensors. Must match `MappedWalkParameters`.
+struct MappedPass : WalkedPass {
+  int rows;  // positions that the maps cover: whole rounds of the stride; 0: no maps
+  Map qMap, kMap, uMap, doutMap, dqMap, dkMap, duMap;
+};
+static_assert(sizeof(MappedPass) == 1408, "Swift's MappedWalkParameters has this size");
+
 // What a block does. The key role is the mirror image of the query one: it owns keys and streams the queries that see
 // them, and its tiles count from the fiber's last key to its first.
 #define FORWARD 0
@@ -67,6 +79,15 @@ struct Walk {
     return PAIRED && ((k >> 1 ^ swapped) & 1) && (k | 1) < live - first;
   }
   __device__ __forceinline__ int own(int k) const { return first + (isSwapped(k) ? k ^ 1 : k); }
+  // Whether tensor memory access can take the tile at a position, and where it finds it.
+  struct Box {
+    int position, fiber, h, b;
+    __device__ __forceinline__ Box of(int ratio) const { return {position, fiber, ratio > 1 ? h / ratio : h, b}; }
+  };
+  __device__ __forceinline__ Box box(const WalkedPass& p, int first) const {
+    int line = divide(origin, p.byStride);
+    return {line + first, origin - line * p.stride, h, b};
+  }
   // The first position of a block or tile.
   __device__ __forceinline__ int position(int tile) const {
     return (ROLE == KEY && tile < full ? full - 1 - tile : tile) * 64;
