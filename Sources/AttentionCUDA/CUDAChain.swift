@@ -8,26 +8,23 @@ public struct CUDAChainShape: Sendable, Hashable {
   /// The pass of the third mode.
   public let top: CUDAPassShape
 
-  /// Bytes of q, k and u that should stay in the L2 of an H200 (50 MB) until the third pass has read them.
-  private static let window = 44_000_000
-  /// About as many tokens as are under way between a head's lower passes and its third one.
-  private static let tokensUnderWay = 22_500
+  /// Bytes of q, k and u that the L2 of an H200 (50 MB) keeps beside what is under way until the third pass has read
+  /// them: so much of a whole head, or else so much of a larger one.
+  private static let (wholeHead, partOfHead) = (26_000_000, 20_000_000)
   /// Four blocks of 128 rows for each of 132 multiprocessors. At 32 k rows the chain took 4 % longer than two
   /// launches, at 128 k and 256 k it took 21 % and 15 % less.
   private static let leastRows = 4 * 132 * 128
 
   /// Creates the chain, or nil if the third pass needs a launch of its own: where the two lowest modes do not
   /// run in clusters that stay, with fibers of more than 64 positions, where the third mode does not
-  /// span all tokens, where L2 cannot hold a head, and with so little work that clusters would wait for each
-  /// other most of the time.
+  /// span all tokens, and with so little work that clusters would wait for each other most of the time.
   public init?(pair: CUDAFusedShape, top: CUDAPassShape) {
     let (lower, upper) = (pair.lower, pair.upper)
     let tokens = lower.mode.size * upper.mode.size
     guard pair.clusterPlan != nil, top.mode.stride == tokens, top.mode.size <= 64,
       top.tokens <= top.mode.size * tokens, top.support == upper.support,
       top.isJoint == upper.isJoint, top.hasBeta == upper.hasBeta, !top.isRotary,
-      top.batch * top.heads * top.tokens >= Self.leastRows,
-      (top.tokens + Self.tokensUnderWay) * top.headWidth * 6 <= Self.window
+      top.batch * top.heads * top.tokens >= Self.leastRows
     else { return nil }
     self.pair = pair
     self.top = top
@@ -47,11 +44,21 @@ public struct CUDAChainShape: Sendable, Hashable {
   /// Bytes of scratch memory that ``CUDAKernels/forwardChain(_:lower:upper:top:workspace:stream:)`` needs.
   public var workspaceBytes: Int { top.batch * top.heads * 4 }
 
-  /// When a head's third pass comes: `delay` heads later, behind `lag` of that head's blocks, which together are as
-  /// many blocks as are under way at once. More would leave L2, fewer would be waited for.
-  func order(clusters: Int) -> (lag: Int, delay: Int) {
+  /// The first of a head's blocks that L2 should keep until the third pass has read them: 0 where it keeps whole heads,
+  /// else the last ones, which are read soonest after they came.
+  package var keptFrom: Int {
+    let tokens = pair.lower.mode.size * pair.upper.mode.size
+    let bytes = tokens * top.headWidth * 6
+    return pair.blocksPerHead * bytes <= Self.wholeHead
+      ? 0 : max(1, pair.blocksPerHead - Self.partOfHead / bytes)
+  }
+
+  /// When a head's third pass comes: `delay` heads later, behind `lag` of that head's blocks. Together they are as
+  /// many blocks as are under way at once where third passes and blocks take turns: more would leave L2, fewer would be
+  /// waited for. Where a whole third pass follows, nothing else hides the wait, and they are nearly twice as many.
+  package func order(clusters: Int) -> (lag: Int, delay: Int) {
     let blocks = pair.blocksPerHead
-    let ahead = clusters + 1
+    let ahead = (keptFrom == 0 ? clusters : clusters * 9 / 5) + 1
     let delay = (ahead - 1) / blocks + 1
     return (ahead - (delay - 1) * blocks, delay)
   }
@@ -65,6 +72,8 @@ package struct ChainParameters {
   var finished: UInt64 = 0
   var lag: Int32 = 0
   var delay: Int32 = 0
+  var keptFrom: Int32 = 0
+  var padding: Int32 = 0
 }
 
 extension CUDAKernels {
@@ -100,6 +109,6 @@ extension CUDAKernels {
       parameters: ChainParameters(
         lower: try parameters(of: lower, on: device), upper: try parameters(of: upper, on: device),
         top: try parameters(of: top, on: device), finished: workspace, lag: Int32(lag),
-        delay: Int32(clamping: delay)))
+        delay: Int32(clamping: delay), keptFrom: Int32(shape.keptFrom)))
   }
 }

@@ -20,6 +20,7 @@ struct Chain {
   Pass top;
   u32* finished;  // [B·H] counts the blocks that have taken rows of the upper pass to memory
   int lag, delay; // a head's top pass comes `delay` heads later, behind `lag` tasks of that one
+  int keptFrom;   // the first of a head's blocks that L2 should keep until the top pass has read them
 #endif
 };
 
@@ -30,7 +31,7 @@ struct Task {
   bool full;  // every row of the cluster is a token: rows need no marks and keys no check
 #if TOP
   int row, nextRow, place, lag, heads;
-  bool isTop;
+  bool isTop, stays;
   __device__ __forceinline__ Task(const Chain& c) {
     const Pass& p = c.lower;
     perHead = (p.tokens + TASK_TOKENS - 1) / TASK_TOKENS;
@@ -42,21 +43,24 @@ struct Task {
     place += gridDim.x / BLOCKS_OF_CLUSTER;
     settle(c);
   }
-  // A round of places: `lag` tasks of a head, then in turn one of the top pass of the head `delay` before and one of
-  // the head, whose loads the one from L2 and the other from memory mix.
+  // A round of places: `lag` tasks of a head, then its others and those of the top pass of the head `delay` before. Where
+  // L2 keeps whole heads they take turns: loads of one come from memory, of the other from L2. Otherwise those of
+  // the top pass come first, before L2 loses what it kept.
   __device__ __forceinline__ void settle(const Chain& c) {
     const Pass& p = c.lower;
     int rows = p.batch * heads, mixed = min(TOP_TASKS, perHead - lag) * 2, behind;
+    bool inTurns = c.keptFrom == 0;
     while (true) {
       while (place >= perHead + TOP_TASKS) place -= perHead + TOP_TASKS, nextRow++;
       behind = place - lag;
-      isTop = behind >= 0 && (behind < mixed ? behind % 2 == 0 : mixed < TOP_TASKS * 2);
+      isTop = behind >= 0 && (!inTurns ? behind < TOP_TASKS : behind < mixed ? behind % 2 == 0 : mixed < TOP_TASKS * 2);
       row = isTop ? nextRow - c.delay : nextRow;
       if (nextRow >= rows + c.delay || (row >= 0 && row < rows)) break;
       place += gridDim.x / BLOCKS_OF_CLUSTER;
     }
-    int half = behind < mixed ? behind / 2 : behind - mixed / 2;
+    int half = !inTurns ? (isTop ? behind : behind - TOP_TASKS) : behind < mixed ? behind / 2 : behind - mixed / 2;
     block = behind < 0 ? place : isTop ? half : lag + half;
+    stays = block >= c.keptFrom;
     b = row / heads, h = row - b * heads;
     origin = isTop ? 0 : block * TASK_TOKENS;
     limit = p.lengths && b < p.batch ? min(p.lengths[b], p.tokens) : p.tokens;
@@ -145,10 +149,15 @@ __device__ __forceinline__ u32 stagedAt(int row, int chunk) {
 }
 
 #if TOP
-// What L2 should keep until the top pass has read it, and what nobody reads again.
+// What L2 should keep until the top pass has read it, what siblings read soon, and what nobody reads again.
 __device__ __forceinline__ u64 keepPolicy() {
   u64 policy;
   asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ __forceinline__ u64 usualPolicy() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
 __device__ __forceinline__ u64 dropPolicy() {
@@ -192,9 +201,9 @@ __device__ __forceinline__ void fetch(const Chain& both, const Places& places, i
   int row = threadIdx.x % 128 / CHUNKS, chunk = threadIdx.x % CHUNKS;
   u32 place = swizzled(row, chunk);
 #if TOP
-  u64 once = dropPolicy(), again = keepPolicy();
+  u64 once = dropPolicy(), soon = usualPolicy(), keep = keepPolicy();
 #else
-  u64 once = 0, again = 0;
+  u64 once = 0;
 #endif
   int parity = 1;
 #if TOP
@@ -237,12 +246,15 @@ __device__ __forceinline__ void fetch(const Chain& both, const Places& places, i
       parity ^= 1, topParity ^= 1;
       continue;
     }
+    u64 first = task.stays ? keep : soon, again = task.stays ? keep : once;
+#else
+    u64 first = once, again = once;
 #endif
 #pragma unroll 1
     for (int group = 0; group < 2; group++) {
       waitFor(places.read(group, 0), parity);
-      copyTile<0>(places.tile(group, 0) + place, q, p.qN, p, task, rank * 2 + group, again);
-      copyTile<0>(places.tile(group, 1) + place, k, p.kN, p, task, rank * 2 + group, again);
+      copyTile<0>(places.tile(group, 0) + place, q, p.qN, p, task, rank * 2 + group, first);
+      copyTile<0>(places.tile(group, 1) + place, k, p.kN, p, task, rank * 2 + group, first);
       landed(group, 0);
     }
 #pragma unroll 1
@@ -263,10 +275,8 @@ __device__ __forceinline__ void fetch(const Chain& both, const Places& places, i
 }
 
 // Stores 16 bytes of a row of a pass.
-template <int pass>
-__device__ __forceinline__ void storeRowPart(T* place, uint4 x) {
+__device__ __forceinline__ void storeRowPart(T* place, uint4 x, u64 policy) {
 #if TOP
-  u64 policy = pass == 1 ? keepPolicy() : dropPolicy();
   asm volatile("st.global.L2::cache_hint.v4.u32 [%0], {%1,%2,%3,%4}, %5;" ::"l"(place), "r"(x.x), "r"(x.y), "r"(x.z),
                "r"(x.w), "l"(policy)
                : "memory");
@@ -285,6 +295,11 @@ __device__ __forceinline__ void take(const Pass& p, const Task& task, const Plac
   int token = mark < -1 ? -2 - mark : mark;
   T* base = p.out + task.b * p.oB + task.h * p.oH + chunk * 8;
   u32 stage = places.tile(group, 6);
+#if TOP
+  u64 policy = pass == 1 && task.stays ? keepPolicy() : dropPolicy();
+#else
+  u64 policy = 0;
+#endif
   waitFor(places.staged(group), staging);
   float lse;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(lse) : "r"(places.leaving + (group * 64 + lane) * 4) : "memory");
@@ -301,7 +316,7 @@ __device__ __forceinline__ void take(const Pass& p, const Task& task, const Plac
     if (task.full) {
       T* place = base + task.token<pass>(tile, row) * p.oN;
 #pragma unroll
-      for (int i = 0; i < 4; i++) storeRowPart<pass>(place + Task::ahead<pass>((n + i) * round) * p.oN, x[i]);
+      for (int i = 0; i < 4; i++) storeRowPart(place + Task::ahead<pass>((n + i) * round) * p.oN, x[i], policy);
     } else {
 #pragma unroll
       for (int i = 0; i < 4; i++) {

@@ -6,10 +6,11 @@
 // one's upper pass runs, and q and k in the upper order, which siblings have just read, while the lower pass
 // runs. The last one takes results to memory. A tile holds whole fibers: all its rows meet all its keys in one
 // product, and a warp keeps what belongs to its own fiber. What the lower pass returns goes to the tile that needs
-// it (`st.async`), whose owner says when it has read what was there before.
+// it (`st.async`), whose owner says when it has read what was there before. While a block waits for what others send, it
+// forms the lower pass's weights of its next task.
 //
-// With TOP the launch runs a third pass too, whose fibers lie across all blocks of a head. Its tasks come when the rows that
-// they read have been written, by all clusters, but have not left L2 yet.
+// With TOP the launch runs a third pass too, whose fibers lie across all blocks of a head. Its tasks come when the
+// rows that they read have been written, by all clusters, but as far as may be have not left L2 yet.
 //
 // Macros: TILES, the tiles of 64 rows of a cluster (an even number); LOWER, UPPER, LOWER_SIZE, UPPER_SIZE,
 // SAVE, GROUPED, LOWER_BIAS and UPPER_BIAS as for ForwardFused.cu; TOP (0 without), TOP_SIZE and TOP_BIAS.
@@ -65,6 +66,10 @@ __device__ __forceinline__ void weigh(float (&o)[ND][4], const u32 (&weights)[4]
   commitProducts();
 }
 
+// Whether the lower pass of a task begins while the task before waits for rows from other blocks, and the upper one's
+// weights are formed beside the lower one's product. With a top pass that was no faster.
+#define AHEAD !TOP
+
 template <int N>
 struct Index {
   static constexpr int value = N;
@@ -100,6 +105,13 @@ __device__ __forceinline__ void soften(const Pass& p, float (&s)[8][4], u32 (&we
 
 __device__ __forceinline__ void pinProduct(float (&c)[8][4]) { asm volatile("" : OCTETS_8(INOUT)::"memory"); }
 __device__ __forceinline__ void pinProduct(float (&c)[16][4]) { asm volatile("" : OCTETS_16(INOUT)::"memory"); }
+
+// Keeps the compiler from forming weights later than here.
+__device__ __forceinline__ void pinWeights(u32 (&weights)[4][4]) {
+#pragma unroll
+  for (int n = 0; n < 4; n++)
+    asm volatile("" : "+r"(weights[n][0]), "+r"(weights[n][1]), "+r"(weights[n][2]), "+r"(weights[n][3]));
+}
 
 // Rows' sums → their normalization and ℓ'.
 __device__ __forceinline__ void normalize(float (&factor)[2], float (&lse)[2], const float (&top)[2], const float (&sum)[2],
@@ -207,32 +219,62 @@ __device__ __forceinline__ void attend(const Chain& both, const Places& places, 
     parity ^= 1, topParity ^= 1;
   };
 #endif
-  auto run = [&](const Task& task, bool toTop, auto isFull) {
+  // The lower pass's weights of a task, which may be formed while the task before waits for what other blocks send.
+  u32 lowWeights[4][4];
+  float lowTop[2], lowSum[2];
+  bool isAhead = false;
+  auto softenLower = [&](const Task& task, int parity, auto isFull) {
     constexpr bool full = decltype(isFull)::value;
-    const float* lowerBias = p.bias ? p.bias + (i64)task.h * p.biasStride : nullptr;
-    const float* upperBias = up.bias ? up.bias + (i64)task.h * up.biasStride : nullptr;
-    float beta = BETA ? up.beta[task.h] * LOG2E : 0.f;
-    float s[8][4], o[ND][4], top[2], sum[2], factor[2], lse[2], carried[2] = {0.f, 0.f};
-    u32 weights[4][4];
-
+    const float* bias = p.bias ? p.bias + (i64)task.h * p.biasStride : nullptr;
+    const float none[2] = {0.f, 0.f};
+    float s[8][4];
     waitFor(places.landed(group, 0), parity);
     score(s, places.tile(group, 0), places.tile(group, 1));
     awaitProducts<0>();
     pinProduct(s);
     if (lane == 0) arrive(places.read(group, 0));
-    soften<LOWER, full, false, false, LOWER_BIAS>(p, s, weights, top, sum, lowerMark, 0.f, carried, lowerBias);
-    waitFor(places.landed(group, 1), parity);
-    weigh(o, weights, places.tile(group, 2));
+    soften<LOWER, full, false, false, LOWER_BIAS>(p, s, lowWeights, lowTop, lowSum, lowerMark, 0.f, none, bias);
+    pinWeights(lowWeights);
+  };
+  auto run = [&](const Task& task, Task& after, bool toTop, auto isFull) {
+    constexpr bool full = decltype(isFull)::value;
+    const float* bias = up.bias ? up.bias + (i64)task.h * up.biasStride : nullptr;
+    float beta = BETA ? up.beta[task.h] * LOG2E : 0.f;
+    float s[8][4], o[ND][4], top[2], sum[2], factor[2], lse[2], carried[2] = {0.f, 0.f};
+    float lowFactor[2], lowLse[2];
+    u32 weights[4][4];
+
+    if (!isAhead) softenLower(task, parity, isFull);
+    isAhead = false;
+#if AHEAD
     waitFor(places.landed(group, 2), parity);
     score(s, places.tile(group, 3), places.tile(group, 4));
-    normalize(factor, lse, top, sum, lowerMark + first + g, full);
-    waitFor(places.vacant(), vacantParity);
+#endif
+    waitFor(places.landed(group, 1), parity);
+    weigh(o, lowWeights, places.tile(group, 2));
+#if !AHEAD
+    waitFor(places.landed(group, 2), parity);
+    score(s, places.tile(group, 3), places.tile(group, 4));
+#endif
+    normalize(lowFactor, lowLse, lowTop, lowSum, lowerMark + first + g, full);
+#if AHEAD
+    after.next(both);
     awaitProducts<1>();
-    pinProduct(o);
-    if (lane == 0) arrive(places.read(group, 1));
+#else
     awaitProducts<0>();
+    pinProduct(o);
+#endif
     pinProduct(s);
     if (lane == 0) arrive(places.read(group, 2));
+    auto softenUpper = [&]() {
+      soften<UPPER, full, JOINT, BETA, UPPER_BIAS>(up, s, weights, top, sum, upperMark, beta, carried, bias);
+      pinWeights(weights);
+    };
+    if (!JOINT && AHEAD) softenUpper();
+    waitFor(places.vacant(), vacantParity);
+    awaitProducts<0>();
+    pinProduct(o);
+    if (lane == 0) arrive(places.read(group, 1));
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       int row = first + g + half * 8, mark = full ? 0 : lowerMark[row];
@@ -248,24 +290,28 @@ __device__ __forceinline__ void attend(const Chain& both, const Places& places, 
         u32 w[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-          w[i] = pack(o[n * 4 + i][half * 2] * factor[half], o[n * 4 + i][half * 2 + 1] * factor[half]);
+          w[i] = pack(o[n * 4 + i][half * 2] * lowFactor[half], o[n * 4 + i][half * 2 + 1] * lowFactor[half]);
         if (full || mark != -1) send(target + swizzled(place, n * 4 + t), sent, w);
       }
 #if JOINT
       if ((full || mark != -1) && t == 0)
-        send(there + places.carried + (owner % 2 * 64 + place) * 4, sent, __float_as_uint(lse[half]));
+        send(there + places.carried + (owner % 2 * 64 + place) * 4, sent, __float_as_uint(lowLse[half]));
 #endif
     }
 #if SAVE
-    handRows(o, factor, lse);
+    handRows(o, lowFactor, lowLse);
 #endif
+    if (AHEAD && full && after.exists(both) && after.full) {
+      softenLower(after, parity ^ 1, Index<1>());
+      isAhead = true;
+    }
 #if JOINT
     waitFor(places.sent(group), sentParity);
     const float* arrived = reinterpret_cast<const float*>(memory + 14 * TILE) + group * 64 + first + g;
 #pragma unroll
     for (int half = 0; half < 2; half++) carried[half] = arrived[half * 8] * LOG2E;
 #endif
-    soften<UPPER, full, JOINT, BETA, UPPER_BIAS>(up, s, weights, top, sum, upperMark, beta, carried, upperBias);
+    if (JOINT || !AHEAD) softenUpper();
     waitFor(places.sent(group), sentParity);
     weigh(o, weights, places.tile(group, 5));
     normalize(factor, lse, top, sum, upperMark + first + g, full);
@@ -288,8 +334,8 @@ __device__ __forceinline__ void attend(const Chain& both, const Places& places, 
   };
 #pragma unroll 1
   for (Task task(both), after = task; task.exists(both); task = after) {
-    after.next(both);
-    bool toTop = after.exists(both) && after.isTop;
+    if (!AHEAD) after.next(both);  // otherwise beside a product
+    bool toTop = TOP && after.exists(both) && after.isTop;
     int row = threadIdx.x % 128, rows = 64;
     if (!task.full) {
       groupSync(group);
@@ -319,8 +365,8 @@ __device__ __forceinline__ void attend(const Chain& both, const Places& places, 
       groupSync(group);
     }
     if (row == 0) expectBytes(places.sent(group), rows * sentBytes);
-    if (task.full) run(task, toTop, Index<1>());
-    else run(task, toTop, Index<0>());
+    if (task.full) run(task, after, toTop, Index<1>());
+    else run(task, after, toTop, Index<0>());
   }
 }
 
