@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     }
   };
   if (role < 2) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 " COPYING ";");
     work([&](Ring ring, const Tile& tile, int index, int r, auto&, auto&, int) {
       bool upper = side == 0;
       int limit = lower.lengths ? min(lower.lengths[tile.b], lower.tokens) : lower.tokens;
@@ -97,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
           [&] { finished.await(index + 1); });
     });
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 " WORKING ";");
     i64 partials = (i64)lower.batch * stretches * CLUSTER;
     auto part = [&](const Tile& tile) { return ((i64)tile.b * stretches + tile.place) * CLUSTER + rank; };
     if constexpr (LOWER == UPPER && !JOINT && LOWER_BIAS == UPPER_BIAS && !BETA) {

@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
     }
   };
   if (role < 2) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 " COPYING ";");
     work([&](Ring ring, const Tile& tile, int r, auto&, auto&, int) {
       int limit = p.lengths ? min(p.lengths[tile.b], p.tokens) : p.tokens;
       int row = threadIdx.x & 63, fiber = tile.place * (64 / FIBER) + row / FIBER, j = row % FIBER, t = -1;
@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
       fetch(p, sets, ring, tile.b, tile.group * heads + r, t < limit ? t : -2 - t, true, [] {}, [] {});
     });
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 " WORKING ";");
     work([&](Ring ring, const Tile& tile, int r, auto& dk, auto& du, int parity) {
       consume<FIBER, JOINT, BETA, BIAS, SHARED>(p, sets, ring, tile.b, tile.group, r, dk, du, (i64)p.batch * tiles,
                                         (i64)tile.b * tiles + tile.place, parity);

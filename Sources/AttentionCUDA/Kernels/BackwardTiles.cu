@@ -5,6 +5,14 @@
 // operands in shared memory: z and dp of all 64 × 64 pairs of rows, of which a warp keeps the columns of its own
 // fiber; then p and dz, zero between fibers, as the first operand of dq and, transposed, of du and dk.
 
+// Registers of a thread that copies and of one that works: sums over the heads of a group take more.
+#if GROUPED
+#define COPYING "32"
+#define WORKING "224"
+#else
+#define COPYING "40"
+#define WORKING "216"
+#endif
 #define NOTES 512                               // marks and ℓ' of a set's rows
 #define CHUNKS (D / 8)                          // 16-byte pieces of a row
 #define COPY_STEP (128 / CHUNKS)                // rows that a warpgroup copies at once
