@@ -219,7 +219,8 @@ extension CUDAKernels {
       kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
       sharedMemory: kernel.plan.sharedMemory, stream: stream,
       overlaps: device.overlapsLaunches,
-      parameters: WalkParameters(parameters, schedule: schedule, fibers: fibers))
+      parameters: try tensorWalk(
+        WalkParameters(parameters, schedule: schedule, fibers: fibers), of: pass))
   }
 
   /// Whether a device runs a pass through the warpgroup kernel.

@@ -1,4 +1,4 @@
-// What copies by tensor memory access know of the tensors of a short backward pass.
+// What copies by tensor memory access know of a pass's tensors.
 
 /// `CUtensorMap` of the driver API, whose contents are the driver's business.
 package struct TensorMap {
@@ -20,6 +20,18 @@ package struct BulkMaps {
   var valueGradient = TensorMap()
 }
 
+/// The kernels' `struct TensorPass`: a walk and, from a multiple of 64 bytes on, its tensors.
+package struct TensorWalkParameters {
+  var walk: WalkParameters
+  /// How many whole multiples of the stride the maps cover; 0 if there are none.
+  var rows: Int32 = 0
+  var padding: (UInt32, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0)
+  var queries = TensorMap()
+  var keys = TensorMap()
+  var values = TensorMap()
+  var output = TensorMap()
+}
+
 /// The kernels' `struct FusedBulk`, whose maps begin at a multiple of 64 bytes.
 package struct FusedBulkParameters {
   var both: FusedParameters
@@ -30,12 +42,14 @@ package struct FusedBulkParameters {
 
 extension CUDADriver {
   /// Describes a [B, heads, N, D] tensor as channels, positions along the fibers of a mode, neighboring fibers, heads
-  /// and sequences, copied in boxes of 64 channels of 64 rows (whole fibers) into 128-byte swizzled panels.
+  /// and sequences, copied in boxes of 64 channels of `rows` rows into 128-byte swizzled panels. Tokens behind the last
+  /// whole multiple of the mode's stride are left out.
   ///
-  /// - Parameter fiber: the mode's size, a divisor of 64.
-  /// - Precondition: the tokens are whole blocks of the mode.
+  /// - Parameters:
+  ///   - fiber: how many positions of a fiber a box has, a divisor of `rows`; neighboring fibers fill it.
+  ///   - rows: the rows of a box.
   func tensorMap(
-    _ tensor: DeviceTensor, heads: Int, shape: CUDAPassShape, fiber: Int
+    _ tensor: DeviceTensor, heads: Int, shape: CUDAPassShape, fiber: Int, rows: Int = 64
   ) throws(CUDAError) -> TensorMap {
     let stride = shape.mode.stride
     let sizes = [shape.headWidth, shape.tokens / stride, stride, heads, shape.batch]
@@ -43,7 +57,7 @@ extension CUDADriver {
     let strides = [
       stride * tensor.tokenStride, tensor.tokenStride, tensor.headStride, tensor.batchStride,
     ].map { max($0 * shape.element.size, 16) }
-    let box = stride == 1 ? [64, 64, 1, 1, 1] : [64, fiber, 64 / fiber, 1, 1]
+    let box = stride == 1 ? [64, rows, 1, 1, 1] : [64, fiber, rows / fiber, 1, 1]
     var map = TensorMap()
     // CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, …_FLOAT16; a 128-byte swizzle; 256 bytes at a time into L2.
     let code = withUnsafeTemporaryAllocation(
@@ -75,6 +89,30 @@ extension CUDAKernels {
       queryGradient: try map(gradients.queries, shape.heads),
       keyGradient: try map(gradients.keys, shape.keyHeads),
       valueGradient: try map(gradients.values, shape.valueHeads))
+  }
+
+  /// A walk with the maps of a long pass's tensors, or without them where heads or sequences share memory.
+  func tensorWalk(_ walk: WalkParameters, of pass: CUDAPass) throws(CUDAError)
+    -> TensorWalkParameters
+  {
+    let shape = pass.shape
+    var parameters = TensorWalkParameters(walk: walk)
+    let tensors = [
+      (pass.queries, shape.heads), (pass.keys, shape.keyHeads), (pass.values, shape.valueHeads),
+      (pass.output, shape.heads),
+    ]
+    guard shape.tokens >= 64 * shape.mode.stride,
+      tensors.allSatisfy({ $0.isSpread(heads: $1, batch: shape.batch) })
+    else { return parameters }
+    func map(_ tensor: DeviceTensor, _ heads: Int, _ rows: Int) throws(CUDAError) -> TensorMap {
+      try driver.tensorMap(tensor, heads: heads, shape: shape, fiber: rows, rows: rows)
+    }
+    parameters.rows = Int32(shape.tokens / shape.mode.stride)
+    parameters.queries = try map(pass.queries, shape.heads, 64)
+    parameters.keys = try map(pass.keys, shape.keyHeads, 64)
+    parameters.values = try map(pass.values, shape.valueHeads, 64)
+    parameters.output = try map(pass.output, shape.heads, 16)
+    return parameters
   }
 }
 

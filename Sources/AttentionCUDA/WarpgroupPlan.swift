@@ -71,8 +71,8 @@ extension CUDAPassShape {
     guard element != .float32, headWidth == 64 || headWidth == 128, fiberLength > 64 else {
       return nil
     }
-    // The ring, two blocks of queries, staged output rows, barriers, and the first rows' turns.
-    return (2 * ringTiles + 2) * 64 * headWidth * 2 + 128 * 144 + 512 + 8192
+    // The ring, two blocks of queries, two of staged output rows, and barriers.
+    return (2 * ringTiles + 4) * 64 * headWidth * 2 + 512
   }
 
   /// The kernel of the forward pass on a Hopper GPU, or nil where it has none.

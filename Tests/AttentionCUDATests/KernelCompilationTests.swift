@@ -269,6 +269,7 @@ struct KernelCompilationTests {
   func layout() {
     #expect(MemoryLayout<PassParameters>.size == 408)
     #expect(MemoryLayout<BiasParameters>.size == 432)
+    #expect(MemoryLayout<TensorWalkParameters>.size == 1024)
     #expect(MemoryLayout<WalkParameters>.size == 408 + 56)
     #expect(MemoryLayout<MappedWalkParameters>.size == 1408)
     #expect(MemoryLayout<FusedParameters>.size == 2 * 408)

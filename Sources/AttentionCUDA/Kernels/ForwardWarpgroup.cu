@@ -1,18 +1,19 @@
 // The forward pass of long fibers on Hopper: 16-bit elements, head widths 64 and 128.
 //
-// Route of the data: k, u and q rows → a ring in shared memory (cp.async, swizzled) → rotated in place →
+// Route of the data: k, u and q rows → a ring in shared memory (swizzled) → rotated in place →
 // z (wgmma) → softmax in registers → times u (wgmma) → u' rows and ℓ'.
 //
 // A block, one a multiprocessor, is four warpgroups: one copies, one rotates, two attend. It goes along a
 // fiber in steps of 128 queries, 64 to each consumer, and keeps the keys that the next step sees, so that a
 // window or a fiber that fits the ring is read and rotated once. What does not fit is walked one step at a time.
 //
-// cp.async rather than the tensor copy engine: neither N nor the strides need be a multiple of anything. A consumer
-// holds its queries as fragments: from shared memory they would take as much of its bandwidth as the keys do.
+// Whole tiles are copied by tensor memory access, those at the ends of fibers or sequences by cp.async: neither N nor
+// the strides need be a multiple of anything. A consumer holds its queries as fragments: from shared memory they
+// would take as much of its bandwidth as the keys do.
 // Macros: STAGES (tiles of k and u in the ring), TILES (2 to 4: no block sees more of them; 0: no bound),
 // WINDOW (1: some fiber is longer than the sliding window).
 
-#define PITCH 144  // bytes between 64 channels of staged output rows, off the banks' period
+#define STAGE (16 * D * 2)  // a warp's staged output rows, as tensor memory access reads them
 
 // What a tile's scores get before the softmax, in units of the dot product: −∞ where a query does not see the
 // key, and the diagonal less β, since β is added to the whole row afterwards. `delta` is the distance of
@@ -116,15 +117,13 @@ __device__ __forceinline__ void each(Body& body) {
   }
 }
 
-__device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const Gates& gates, int group) {
+__device__ __forceinline__ void consume(const TensorPass& p, u32 memory, const Gates& gates, int group) {
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
   u32 full = gates.full, empty = gates.empty;
   u32 queryFull = gates.queryFull + group * 8, queryEmpty = gates.queryEmpty + group * 8;
   u32 queries = memory + STAGES * SLOT + group * TILE;
-  u32 stage = memory + STAGES * SLOT + 2 * TILE + (group * 4 + warp) * 16 * PITCH;
-  u32 stageLane = stage + (lane & 15) * PITCH + (lane >> 4) * 16;  // as stmatrix writes
-  u32 stageRow = stage + lane / 8 * PITCH + lane % 8 * 16;         // as rows are read
+  u32 stage = memory + STAGES * SLOT + 2 * TILE + (group * 4 + warp) * STAGE;
   int taken = 0, entry = 0;  // blocks of queries and tiles of all walks so far
   float scale = p.scale;
   i64 rowStep = p.stride * p.oN;
@@ -305,50 +304,67 @@ __device__ __forceinline__ void consume(const WalkedPass& p, u32 memory, const G
         if (high < keep) release();
 #endif
       }
-      float factor[2];
+      float factor[2], lse[2];
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        float total = quadSum(sum[half]);
+        bool any = position + half * 8 < walk.keys && total > 0.f;
+        factor[half] = any ? reciprocal(total) : 0.f;
+        lse[half] = any ? top[half] * p.rawScale + beta + log2Fast(total) * LN2 : -INFINITE;
+      }
+      // Rows leave by tensor memory access, once it has read those before, or 128 bytes at a time.
+      if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+      __syncwarp();
+#pragma unroll
+      for (int n = 0; n < ND; n += 2)
+        storeMatrices(stage + n / 8 * 2048 + (lane & 15) * 128 + (((n + (lane >> 4)) ^ lane) & 7) * 16,
+                      pack(o[n][0] * factor[0], o[n][1] * factor[0]), pack(o[n][2] * factor[1], o[n][3] * factor[1]),
+                      pack(o[n + 1][0] * factor[0], o[n + 1][1] * factor[0]),
+                      pack(o[n + 1][2] * factor[1], o[n + 1][3] * factor[1]));
+      int j0 = block * 64 + first, line = divide(walk.origin, p.byStride);
+      if (j0 >= walk.firstRow && j0 + 16 <= walk.length && line + j0 + 16 <= p.rows) {
+        publish();
+        __syncwarp();
+        if (lane == 0) {
+#pragma unroll
+          for (int panel = 0; panel < D / 64; panel++)
+            asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4, %5}], [%6];" ::"l"(
+                             &p.outMap),
+                         "r"(panel * 64), "r"(line + j0), "r"(walk.origin - line * p.stride), "r"(walk.h), "r"(walk.b),
+                         "r"(stage + panel * 2048)
+                         : "memory");
+          asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        }
+      } else {
+        __syncwarp();
+#pragma unroll 1
+        for (int r = lane / 8; r < 16; r += 4) {
+          int j = j0 + r;
+#pragma unroll
+          for (int panel = 0; panel < D / 64; panel++) {
+            uint4 x = loadShared(stage + panel * 2048 + r * 128 + (((lane ^ r) & 7) << 4));
+            if (j >= walk.firstRow && j < walk.length) storeGlobal(outRow + j * rowStep + panel * 64 + lane % 8 * 8, x);
+          }
+        }
+      }
+      // Behind the rows, whose fence would wait for these stores.
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         int j = position + half * 8;
-        float total = quadSum(sum[half]);
-        bool any = j < walk.keys && total > 0.f;
-        factor[half] = any ? reciprocal(total) : 0.f;
-        if (j >= walk.firstRow && j < walk.length && (lane & 3) == 0)
-          p.lseOut[lseRow + (i64)j * p.stride] =
-              any ? top[half] * p.rawScale + beta + log2Fast(total) * LN2 : -INFINITE;
-      }
-      // Rows leave whole, 128 bytes at a time.
-      int j0 = block * 64 + first + lane / 8;
-      T* place = outRow + j0 * rowStep + lane % 8 * 8;
-#pragma unroll
-      for (int panel = 0; panel < D / 64; panel++) {
-        __syncwarp();
-#pragma unroll
-        for (int n = panel * 8; n < panel * 8 + 8; n += 2)
-          storeMatrices(stageLane + n % 8 * 16, pack(o[n][0] * factor[0], o[n][1] * factor[0]),
-                        pack(o[n][2] * factor[1], o[n][3] * factor[1]),
-                        pack(o[n + 1][0] * factor[0], o[n + 1][1] * factor[0]),
-                        pack(o[n + 1][2] * factor[1], o[n + 1][3] * factor[1]));
-        __syncwarp();
-        uint4 x[4];
-#pragma unroll
-        for (int r = 0; r < 4; r++) x[r] = loadShared(stageRow + r * 4 * PITCH);
-#pragma unroll
-        for (int r = 0; r < 4; r++) {
-          int j = j0 + r * 4;
-          if (j >= walk.firstRow && j < walk.length) storeGlobal(place + r * 4 * rowStep + panel * 64, x[r]);
-        }
+        if (j >= walk.firstRow && j < walk.length && (lane & 3) == 0) p.lseOut[lseRow + (i64)j * p.stride] = lse[half];
       }
     }
 #pragma unroll 1
     while (from <= walk.high) skip();
     entry += walk.high - walk.low + 1;
   }
+  if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const __grid_constant__ WalkedPass p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const __grid_constant__ TensorPass p) {
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
-  Gates gates(memory + STAGES * SLOT + 2 * TILE + 8 * 16 * PITCH);
+  Gates gates(memory + STAGES * SLOT + 2 * TILE + 8 * STAGE);
   gates.open(2);
   followPrevious();
   // Registers go to the warpgroups that hold accumulators: 40 + 72 + 2 · 200 = 4 · 128.

@@ -59,21 +59,6 @@ struct Turns {
       if (back) w[i].y = -w[i].y, w[i].w = -w[i].w;
     }
   }
-  __device__ __forceinline__ void save(u32 place) const {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const u32 x[4] = {__float_as_uint(w[i].x), __float_as_uint(w[i].y), __float_as_uint(w[i].z),
-                        __float_as_uint(w[i].w)};
-      storeShared(place + i * 512, x);
-    }
-  }
-  __device__ __forceinline__ void restore(u32 place) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      uint4 x = loadShared(place + i * 512);
-      w[i] = make_float4(__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w));
-    }
-  }
   __device__ __forceinline__ void advance(const Turns& by) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -95,13 +80,13 @@ struct Turns {
 };
 #endif
 
-// Where the barriers lie: copies that have landed; tiles of keys and of queries that are ready or free. Then the
-// turns of a walk's first rows (forward) or D and ℓ' of 64 queries a tile (backward).
+// Where the barriers lie: copies that have landed; tiles of keys and of queries that are ready or free. Then,
+// backward, D and ℓ' of 64 queries a tile.
 struct Gates {
-  u32 landed, full, empty, queryFull, queryEmpty, notes, origin, sums;
+  u32 landed, full, empty, queryFull, queryEmpty, notes, sums;
   __device__ __forceinline__ Gates(u32 place)
       : landed(place), full(place + ITEMS * 8), empty(full + STAGES * 8), queryFull(empty + STAGES * 8),
-        queryEmpty(queryFull + 24), notes(queryEmpty + 24), origin(place + 512), sums(notes + ITEMS * 4) {}
+        queryEmpty(queryFull + 24), notes(queryEmpty + 24), sums(notes + ITEMS * 4) {}
 
   // Sets them up, for a number of buffers of own blocks.
   __device__ __forceinline__ void open(int buffers) const {
@@ -161,17 +146,20 @@ __device__ __forceinline__ void fetch(const P& p, u32 memory, const Gates& gates
       return base + walk.b * batch + (ratio > 1 ? h / ratio : h) * head + walk.origin * token + chunk * 8;
     };
     auto copy = [&](u32 target, bool asQuery, int first, int begin) {
-      if constexpr (ROLE != FORWARD) {
-        auto box = walk.box(p, first);
-        if (first + 64 <= walk.keys && box.position + 64 <= p.rows) {
-          if (threadIdx.x % 128 == 0) {
-            u32 landed = gates.landed + item * 8;
-            asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(landed), "n"(SLOT) : "memory");
-            loadBox(target - place, asQuery ? p.qMap : p.kMap, landed, box.of(asQuery ? 1 : p.ratioK));
+      auto box = walk.box(p, first);
+      if ((ROLE != FORWARD || first >= begin) && first + 64 <= walk.keys && box.position + 64 <= p.rows) {
+        if (threadIdx.x % 128 == 0) {
+          u32 landed = gates.landed + item * 8;
+          asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(landed),
+                       "r"(ROLE == FORWARD && asQuery ? TILE : SLOT)
+                       : "memory");
+          loadBox(target - place, asQuery ? p.qMap : p.kMap, landed, box.of(asQuery ? 1 : p.ratioK));
+          if constexpr (ROLE != FORWARD)
             loadBox(target - place + TILE, asQuery ? p.doutMap : p.uMap, landed, box.of(asQuery ? 1 : p.ratioU));
-          }
-          return;
+          else if (!asQuery)
+            loadBox(target - place + TILE, p.uMap, landed, box.of(p.ratioU));
         }
+        return;
       }
       if (asQuery) {
         copyRows(target, lineOf(p.q, p.qB, p.qH, p.qN, 1), p.qN * p.stride, row, first, begin, walk.keys);
@@ -262,10 +250,8 @@ __device__ __forceinline__ void turn(const WalkedPass& p, u32 memory, const Gate
   // 8192 positions, whose 512 steps add up to an error of 2⁻¹⁵. The walk's first queries are place 0.
   Turns here, jump;
   const float2* table = p.rotary + chunk * 8;
-  u32 origin = gates.origin + warp * 2048 + lane * 16;
   jump.load(table + ROUND * (D / 2), ROLE == KEY);
   here.load(table + (LAST_ROWS + row) * (D / 2), false);
-  if (ROLE == FORWARD) here.save(origin);
 #endif
   for (int n = 0;; n++) {
     waitFor(gates.landed + n % ITEMS * 8, n / ITEMS & 1);
@@ -276,21 +262,47 @@ __device__ __forceinline__ void turn(const WalkedPass& p, u32 memory, const Gate
 #if ROTARY
     if (what & FRESH) {
       int distance = what & (AHEAD - 1);
-      if (ROLE == FORWARD && distance == 0) here.restore(origin);
-      else {
-        // Tiles of keys lie before the walk's first queries, the own blocks behind them.
-        bool before = (what & KEYS) != 0 && !(what & AHEAD);
-        if (ROLE == KEY) before = !before && distance > 0;
-        else before = before && distance > 0;
-        here.load(table + (i64)(before ? distance * 64 - LAST_ROWS - row : distance * 64 + LAST_ROWS + row) * (D / 2),
-                  before);
-      }
+      // Tiles of keys lie before the walk's first queries, the own blocks behind them.
+      bool before = (what & KEYS) != 0 && !(what & AHEAD);
+      if (ROLE == KEY) before = !before && distance > 0;
+      else before = before && distance > 0;
+      here.load(table + (i64)(before ? distance * 64 - LAST_ROWS - row : distance * 64 + LAST_ROWS + row) * (D / 2),
+                before);
     } else {
       here.advance(jump);
     }
     u32 keyTile = memory + SLOT_OF(what) * SLOT + place + LAST_ROWS * 128;
     u32 queryTile = queries + BUFFER(what) * OWN + LAST_ROWS * 128;
-    if ((what & KEYS) && (what & QUERIES)) {
+    if constexpr (ROLE == FORWARD) {
+      // A row's chunks are read while those of the row before are turned.
+      bool both = (what & KEYS) && (what & QUERIES);
+      if (!(what & KEYS)) keyTile = queryTile;
+      uint4 k[2] = {loadShared(keyTile), loadShared(FAR(keyTile))}, q[2];
+      if (both) {
+        q[0] = loadShared(queryTile), q[1] = loadShared(FAR(queryTile));
+#pragma unroll
+        for (int r = 0; r < ROUNDS; r++) {
+          uint4 a = k[0], b = k[1], c = q[0], d = q[1];
+          u32 keyRow = keyTile + r * ROW_STEP, queryRow = queryTile + r * ROW_STEP;
+          if (r + 1 < ROUNDS) {
+            k[0] = loadShared(keyRow + ROW_STEP), k[1] = loadShared(FAR(keyRow + ROW_STEP));
+            q[0] = loadShared(queryRow + ROW_STEP), q[1] = loadShared(FAR(queryRow + ROW_STEP));
+          }
+          if (r > 0) here.advance(jump);
+          here.rotate(keyRow, a, b);
+          here.rotate(queryRow, c, d);
+        }
+      } else {
+#pragma unroll
+        for (int r = 0; r < ROUNDS; r++) {
+          uint4 a = k[0], b = k[1];
+          u32 keyRow = keyTile + r * ROW_STEP;
+          if (r + 1 < ROUNDS) k[0] = loadShared(keyRow + ROW_STEP), k[1] = loadShared(FAR(keyRow + ROW_STEP));
+          if (r > 0) here.advance(jump);
+          here.rotate(keyRow, a, b);
+        }
+      }
+    } else if ((what & KEYS) && (what & QUERIES)) {
 #pragma unroll 2
       for (int r = 0; r < ROUNDS; r++) {
         uint4 k0 = loadShared(keyTile), k1 = loadShared(FAR(keyTile));

@@ -29,6 +29,12 @@ struct MappedPass : WalkedPass {
   Map qMap, kMap, uMap, doutMap, dqMap, dkMap, duMap;
 };
 static_assert(sizeof(MappedPass) == 1408, "Swift's MappedWalkParameters has this size");
+// The forward pass with its tensors. Must match `TensorWalkParameters`.
+struct TensorPass : WalkedPass {
+  int rows;
+  Map qMap, kMap, uMap, outMap;  // the last one's boxes have 16 rows
+};
+static_assert(sizeof(TensorPass) == 1024, "Swift's TensorWalkParameters has this size");
 
 // What a block does. The key role is the mirror image of the query one: it owns keys and streams the queries that see
 // them, and its tiles count from the fiber's last key to its first.
