@@ -56,7 +56,9 @@ package struct MappedWalkParameters {
   var walk: WalkParameters
   /// The positions of every fiber that the maps cover; 0 where there are none.
   var rows: Int32
-  var padding: (Int32, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0)
+  // A tuple of both sizes would begin at a multiple of eight.
+  var half: Int32 = 0
+  var padding: (UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0)
   var maps: BulkMaps
 
   init(walk: WalkParameters, rows: Int32, maps: BulkMaps) {

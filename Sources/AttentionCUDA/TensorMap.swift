@@ -25,7 +25,9 @@ package struct TensorWalkParameters {
   var walk: WalkParameters
   /// How many whole multiples of the stride the maps cover; 0 if there are none.
   var rows: Int32 = 0
-  var padding: (UInt32, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0)
+  // A tuple of both sizes would begin at a multiple of eight.
+  var half: Int32 = 0
+  var padding: (UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0)
   var queries = TensorMap()
   var keys = TensorMap()
   var values = TensorMap()
