@@ -51,21 +51,6 @@ extension CUDAPassShape {
   }
 }
 
-/// The kernels' `struct MappedPass`, whose maps begin at a multiple of 64 bytes.
-package struct MappedWalkParameters {
-  var walk: WalkParameters
-  /// The positions of every fiber that the maps cover; 0 where there are none.
-  var rows: Int32
-  // A tuple of both sizes would begin at a multiple of eight.
-  var half: Int32 = 0
-  var padding: (UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0)
-  var maps: BulkMaps
-
-  init(walk: WalkParameters, rows: Int32, maps: BulkMaps) {
-    (self.walk, self.rows, self.maps) = (walk, rows, maps)
-  }
-}
-
 extension CUDAKernels {
   /// Whether a device runs a backward pass through the warpgroup kernels.
   static func hasBackwardWarpgroups(
@@ -106,7 +91,7 @@ extension CUDAKernels {
         kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
         sharedMemory: kernel.plan.sharedMemory, stream: stream,
         overlaps: device.overlapsLaunches,
-        parameters: MappedWalkParameters(
+        parameters: BackwardWalkParameters(
           walk: walks, rows: maps == nil ? 0 : Int32(shape.tokens / shape.mode.stride),
           maps: maps ?? BulkMaps()))
     }

@@ -20,8 +20,8 @@ package struct BulkMaps {
   var valueGradient = TensorMap()
 }
 
-/// The kernels' `struct TensorPass`: a walk and, from a multiple of 64 bytes on, its tensors.
-package struct TensorWalkParameters {
+/// The kernels' `struct WalkedForward`: a walk and, from a multiple of 64 bytes on, its tensors.
+package struct ForwardWalkParameters {
   var walk: WalkParameters
   /// How many whole multiples of the stride the maps cover; 0 if there are none.
   var rows: Int32 = 0
@@ -32,6 +32,21 @@ package struct TensorWalkParameters {
   var keys = TensorMap()
   var values = TensorMap()
   var output = TensorMap()
+}
+
+/// The kernels' `struct WalkedBackward`, whose maps begin at a multiple of 64 bytes.
+package struct BackwardWalkParameters {
+  var walk: WalkParameters
+  /// The positions of every fiber that the maps cover; 0 where there are none.
+  var rows: Int32
+  // A tuple of both sizes would begin at a multiple of eight.
+  var half: Int32 = 0
+  var padding: (UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0)
+  var maps: BulkMaps
+
+  init(walk: WalkParameters, rows: Int32, maps: BulkMaps) {
+    (self.walk, self.rows, self.maps) = (walk, rows, maps)
+  }
 }
 
 /// The kernels' `struct FusedBulk`, whose maps begin at a multiple of 64 bytes.
@@ -95,10 +110,10 @@ extension CUDAKernels {
 
   /// A walk with the maps of a long pass's tensors, or without them where heads or sequences share memory.
   func tensorWalk(_ walk: WalkParameters, of pass: CUDAPass) throws(CUDAError)
-    -> TensorWalkParameters
+    -> ForwardWalkParameters
   {
     let shape = pass.shape
-    var parameters = TensorWalkParameters(walk: walk)
+    var parameters = ForwardWalkParameters(walk: walk)
     let tensors = [
       (pass.queries, shape.heads), (pass.keys, shape.keyHeads), (pass.values, shape.valueHeads),
       (pass.output, shape.heads),

@@ -269,10 +269,10 @@ struct KernelCompilationTests {
   func layout() {
     #expect(MemoryLayout<PassParameters>.size == 408)
     #expect(MemoryLayout<BiasParameters>.size == 432)
-    #expect(MemoryLayout<TensorWalkParameters>.size == 1024)
+    #expect(MemoryLayout<ForwardWalkParameters>.size == 1024)
     #expect(MemoryLayout<FusedBulkParameters>.size == 832 + 14 * 128)
     #expect(MemoryLayout<WalkParameters>.size == 408 + 56)
-    #expect(MemoryLayout<MappedWalkParameters>.size == 1408)
+    #expect(MemoryLayout<BackwardWalkParameters>.size == 1408)
     #expect(MemoryLayout<FusedParameters>.size == 2 * 408)
     #expect(MemoryLayout<ChainParameters>.size == 3 * 408 + 24)
     #expect(MemoryLayout<DecodePassParameters>.size == 112)

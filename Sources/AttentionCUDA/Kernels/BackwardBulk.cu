@@ -6,11 +6,6 @@
 #define NORMAL 0x1000000000000000ull            // createpolicy's encodings
 #define EVICT_FIRST 0x12F0000000000000ull
 
-// A tensor as the copies see it: channels, positions along fibers, neighboring fibers, heads, sequences; in boxes of 64
-// channels and 64 rows in the 128-byte swizzle.
-struct alignas(64) Map {
-  u64 words[16];
-};
 // Must match `BulkMaps`.
 struct Maps {
   Map q, k, u, dout, dq, dk, du;

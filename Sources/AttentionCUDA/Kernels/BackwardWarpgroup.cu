@@ -74,7 +74,7 @@ __device__ __forceinline__ void mask(const WalkedPass& p, float (&s)[8][4], int 
 }
 
 template <int ROLE>
-__device__ __forceinline__ void consume(const MappedPass& p, u32 memory, const Gates& gates, char* state, int group) {
+__device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, const Gates& gates, char* state, int group) {
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
   u32 full = gates.full, empty = gates.empty;
@@ -96,7 +96,7 @@ __device__ __forceinline__ void consume(const MappedPass& p, u32 memory, const G
   static_assert(sizeof(Walk<ROLE>) <= 80, "");
   // The registers have no room for what is only needed from block to block.
   Walk<ROLE>& walk = *reinterpret_cast<Walk<ROLE>*>(state + (group * 4 + warp) * 80);
-  walk.begin(p, blockIdx.x, gridDim.x);
+  walk.begin(p);
   while (uniform(walk.next(p))) {
     int base = uniform(entry - walk.low), from = uniform(walk.low);  // the first tile that is held
     Place held(entry);
@@ -381,7 +381,7 @@ __device__ __forceinline__ void consume(const MappedPass& p, u32 memory, const G
 }
 
 template <int ROLE>
-__device__ __forceinline__ void work(const MappedPass& p) {
+__device__ __forceinline__ void work(const WalkedBackward& p) {
   followPrevious();
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
@@ -392,7 +392,7 @@ __device__ __forceinline__ void work(const MappedPass& p) {
   if (group == 0) {
     if constexpr (ROLE == KEY) asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
     else asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    fetch<ROLE>(p, memory, gates, blockIdx.x, gridDim.x);
+    fetch<ROLE>(p, memory, gates);
   } else if (group == 1) {
     if constexpr (ROLE == KEY) asm volatile("setmaxnreg.dec.sync.aligned.u32 64;");
     else asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
@@ -405,11 +405,11 @@ __device__ __forceinline__ void work(const MappedPass& p) {
 }
 
 #if ROLES == 1
-extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupQuery(const __grid_constant__ MappedPass p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupQuery(const __grid_constant__ WalkedBackward p) {
   work<QUERY>(p);
 }
 #elif ROLES == 2
-extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupKey(const __grid_constant__ MappedPass p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupKey(const __grid_constant__ WalkedBackward p) {
   work<KEY>(p);
 }
 #endif

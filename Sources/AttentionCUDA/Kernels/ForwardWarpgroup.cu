@@ -117,7 +117,7 @@ __device__ __forceinline__ void each(Body& body) {
   }
 }
 
-__device__ __forceinline__ void consume(const TensorPass& p, u32 memory, const Gates& gates, int group) {
+__device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, const Gates& gates, int group) {
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
   u32 full = gates.full, empty = gates.empty;
@@ -129,7 +129,7 @@ __device__ __forceinline__ void consume(const TensorPass& p, u32 memory, const G
   i64 rowStep = p.stride * p.oN;
 
   Walk<FORWARD> walk;
-  walk.begin(p, blockIdx.x, gridDim.x);
+  walk.begin(p);
   while (walk.next(p)) {
     int base = entry - walk.low, from = walk.low;  // the first tile that is held
     Place held(entry);
@@ -361,7 +361,7 @@ __device__ __forceinline__ void consume(const TensorPass& p, u32 memory, const G
   if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const __grid_constant__ TensorPass p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const __grid_constant__ WalkedForward p) {
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
   Gates gates(memory + STAGES * SLOT + 2 * TILE + 8 * STAGE);
@@ -371,7 +371,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const 
   int group = uniform(threadIdx.x / 128);
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    fetch<FORWARD>(p, memory, gates, blockIdx.x, gridDim.x);
+    fetch<FORWARD>(p, memory, gates);
   } else if (group == 1) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
     turn<FORWARD>(p, memory, gates);

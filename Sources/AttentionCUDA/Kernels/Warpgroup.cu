@@ -144,3 +144,9 @@ __device__ __forceinline__ void storeMatrices(u32 address, u32 a, u32 b, u32 c, 
                "r"(d)
                : "memory");
 }
+
+// A tensor as tensor memory access sees it: channels, positions along fibers, neighboring fibers, heads, sequences; in
+// boxes of 64 channels of some rows in the 128-byte swizzle. Must match `TensorMap`.
+struct alignas(64) Map {
+  u64 words[16];
+};

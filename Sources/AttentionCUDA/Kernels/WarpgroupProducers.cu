@@ -117,7 +117,7 @@ struct Gates {
 
 // Fetches tiles in the order in which they are needed, as far ahead as the ring allows.
 template <int ROLE, class P>
-__device__ __forceinline__ void fetch(const P& p, u32 memory, const Gates& gates, int index, int count) {
+__device__ __forceinline__ void fetch(const P& p, u32 memory, const Gates& gates) {
   constexpr int OWN = ROLE == FORWARD ? TILE : SLOT;
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int row = warp * (32 / PAIRS) + lane / PAIRS, chunk = lane % PAIRS;
@@ -136,7 +136,7 @@ __device__ __forceinline__ void fetch(const P& p, u32 memory, const Gates& gates
   };
   Walk<ROLE> walk;
   Place slot(0);
-  walk.begin(p, index, count);
+  walk.begin(p);
   while (walk.next(p)) {
     // Where a row's chunk is found, formed for every copy: the registers have no room for eight lines and steps.
     // Keys are shared by ratioK query heads and values by ratioU.

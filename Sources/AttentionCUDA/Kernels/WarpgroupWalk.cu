@@ -18,23 +18,18 @@ struct WalkedPass : Pass {
 };
 static_assert(sizeof(WalkedPass) == sizeof(Pass) + 56, "Swift's WalkParameters has this size");
 
-// A tensor as tensor memory access sees it: channels, positions along fibers, neighboring fibers, heads, sequences; in
-// boxes of 64 channels and 64 rows in the 128-byte swizzle.
-struct alignas(64) Map {
-  u64 words[16];
-};
-// The backward pass with its tensors. Must match `MappedWalkParameters`.
-struct MappedPass : WalkedPass {
+// The backward pass with its tensors. Must match `BackwardWalkParameters`.
+struct WalkedBackward : WalkedPass {
   int rows;  // positions that the maps cover: whole rounds of the stride; 0: no maps
   Map qMap, kMap, uMap, doutMap, dqMap, dkMap, duMap;
 };
-static_assert(sizeof(MappedPass) == 1408, "Swift's MappedWalkParameters has this size");
-// The forward pass with its tensors. Must match `TensorWalkParameters`.
-struct TensorPass : WalkedPass {
+static_assert(sizeof(WalkedBackward) == 1408, "Swift's BackwardWalkParameters has this size");
+// The forward pass with its tensors. Must match `ForwardWalkParameters`.
+struct WalkedForward : WalkedPass {
   int rows;
   Map qMap, kMap, uMap, outMap;  // the last one's boxes have 16 rows
 };
-static_assert(sizeof(TensorPass) == 1024, "Swift's TensorWalkParameters has this size");
+static_assert(sizeof(WalkedForward) == 1024, "Swift's ForwardWalkParameters has this size");
 
 // What a block does. The key role is the mirror image of the query one: it owns keys and streams the queries that see
 // them, and its tiles count from the fiber's last key to its first.
@@ -70,8 +65,9 @@ struct Walk {
     int length = end > origin ? divide(end - origin + p.stride - 1, p.byStride) : 0;
     return SLIDING ? length : min(length, p.size);
   }
-  __device__ __forceinline__ void begin(const WalkedPass& p, int index, int count) {
+  __device__ __forceinline__ void begin(const WalkedPass& p) {
     // Schedule 0: every block has one stretch of all steps. Otherwise walks are dealt out in turn.
+    int index = blockIdx.x, count = gridDim.x;
     cursor = p.schedule == 0 ? (int)((i64)p.walks * index / count) : index;
     end = p.schedule == 0 ? (int)((i64)p.walks * (index + 1) / count) : p.walks;
     turn = 1;
