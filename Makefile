@@ -5,9 +5,13 @@ RELEASE = -c release $(SWIFT_FLAGS)
 SOURCES = Sources Tests Package.swift
 CPP = $(wildcard Sources/CTorch/*.cpp Sources/CTorch/*.h Sources/CTorch/include/*.h)
 
-.PHONY: setup build test demo encoders bench gpu-bundle lint format clean
+.PHONY: setup nvrtc build test demo encoders bench gpu-bundle lint format clean
 
 setup: ; @Scripts/setup
+
+# The GPU's run-time compiler: with it, the tests compile the kernels on a machine without a GPU.
+nvrtc: setup
+	.venv/bin/pip install --quiet nvidia-cuda-nvrtc==13.0.88
 
 build: setup
 	swift build $(RELEASE)
@@ -15,6 +19,8 @@ build: setup
 # libtorch's threads sleep while they wait instead of spinning: on a machine that is busy, as with
 # tests side by side, spinning takes the cores from those that work.
 test demo encoders: export OMP_WAIT_POLICY = passive
+
+test: export TENSATTN_NVRTC ?= $(wildcard $(CURDIR)/.venv/lib/python*/site-packages/nvidia/cu13/lib/libnvrtc.so.13)
 
 test: setup
 	swift build $(RELEASE) --build-tests
