@@ -88,12 +88,7 @@ extension CUDAFusedShape {
       plan.sharedMemory <= device.sharedMemory
     else { return false }
     return [(lower, lowerGradients), (upper, upperGradients)].allSatisfy { pass, gradients in
-      let shape = pass.shape
-      let tensors = [
-        (pass.queries, shape.heads), (pass.keys, shape.keyHeads), (pass.values, shape.valueHeads),
-        (gradients.output, shape.heads),
-      ]
-      return tensors.allSatisfy { $0.isSpread(heads: $1, batch: shape.batch) }
+      pass.areInputsSpread && gradients.areSpread(for: pass.shape)
     }
   }
 }

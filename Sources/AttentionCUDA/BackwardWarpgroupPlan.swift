@@ -80,7 +80,9 @@ extension CUDAKernels {
       grid: ((shape.tokens + rows - 1) / rows, shape.batch * shape.heads),
       threads: kernels[0].plan.threads, sharedMemory: 0, stream: stream,
       overlaps: device.overlapsLaunches, parameters: parameters)
-    let maps = try rowMaps(of: pass, gradients)
+    let isMapped =
+      shape.mappedRows > 0 && pass.areInputsSpread && gradients.areSpread(for: shape)
+    let tensors = try isMapped ? maps(of: pass, gradients, fiber: 64) : BulkMaps()
     for (kernel, key) in [(kernels[1], false), (kernels[2], true)] {
       let schedule = shape.backwardSchedule(key: key, multiprocessors: device.multiprocessors)
       var walks = WalkParameters(
@@ -92,8 +94,7 @@ extension CUDAKernels {
         sharedMemory: kernel.plan.sharedMemory, stream: stream,
         overlaps: device.overlapsLaunches,
         parameters: BackwardWalkParameters(
-          walk: walks, rows: maps == nil ? 0 : Int32(shape.tokens / shape.mode.stride),
-          maps: maps ?? BulkMaps()))
+          walk: walks, rows: isMapped ? Int32(shape.mappedRows) : 0, maps: tensors))
     }
     if shape.hasBeta {
       try driver.launch(
@@ -103,25 +104,5 @@ extension CUDAKernels {
           partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.betaParts)))
     }
     return gradients.dotsBelow != 0
-  }
-
-  /// The maps of a long pass's tensors, in boxes of 64 rows of a fiber, or nil where heads or sequences share memory.
-  private func rowMaps(of pass: CUDAPass, _ gradients: CUDAPassGradients) throws -> BulkMaps? {
-    let shape = pass.shape
-    let (heads, keyHeads, valueHeads) = (shape.heads, shape.keyHeads, shape.valueHeads)
-    let tensors = [
-      (pass.queries, heads), (pass.keys, keyHeads), (pass.values, valueHeads),
-      (gradients.output, heads), (gradients.queries, heads), (gradients.keys, keyHeads),
-      (gradients.values, valueHeads),
-    ]
-    guard shape.tokens >= 64 * shape.mode.stride,
-      tensors.allSatisfy({ $0.isSpread(heads: $1, batch: shape.batch) })
-    else { return nil }
-    let maps = try tensors.map {
-      try driver.tensorMap($0, heads: $1, shape: shape, fiber: 64)
-    }
-    return BulkMaps(
-      queries: maps[0], keys: maps[1], values: maps[2], outputGradient: maps[3],
-      queryGradient: maps[4], keyGradient: maps[5], valueGradient: maps[6])
   }
 }

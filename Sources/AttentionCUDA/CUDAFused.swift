@@ -220,8 +220,9 @@ extension CUDAKernels {
         kernels[0].function, grid: grid, threads: plan.threads, sharedMemory: plan.sharedMemory,
         stream: stream, overlaps: device.overlapsLaunches,
         parameters: FusedBulkParameters(
-          both: parameters, lower: try maps(of: lower, lowerGradients),
-          upper: try maps(of: upper, upperGradients)))
+          both: parameters,
+          lower: try maps(of: lower, lowerGradients, fiber: lower.shape.mode.size),
+          upper: try maps(of: upper, upperGradients, fiber: upper.shape.mode.size)))
     } else {
       try driver.launch(
         kernels[0].function, grid: grid, threads: plan.threads, sharedMemory: plan.sharedMemory,

@@ -93,11 +93,13 @@ extension CUDADriver {
 }
 
 extension CUDAKernels {
-  /// The maps of a short pass's tensors.
-  func maps(of pass: CUDAPass, _ gradients: CUDAPassGradients) throws(CUDAError) -> BulkMaps {
+  /// The maps of a pass's tensors and their gradients, in boxes of `fiber` positions of a fiber.
+  func maps(
+    of pass: CUDAPass, _ gradients: CUDAPassGradients, fiber: Int
+  ) throws(CUDAError) -> BulkMaps {
     let shape = pass.shape
     func map(_ tensor: DeviceTensor, _ heads: Int) throws(CUDAError) -> TensorMap {
-      try driver.tensorMap(tensor, heads: heads, shape: shape, fiber: shape.mode.size)
+      try driver.tensorMap(tensor, heads: heads, shape: shape, fiber: fiber)
     }
     return BulkMaps(
       queries: try map(pass.queries, shape.heads), keys: try map(pass.keys, shape.keyHeads),
@@ -114,17 +116,13 @@ extension CUDAKernels {
   {
     let shape = pass.shape
     var parameters = ForwardWalkParameters(walk: walk)
-    let tensors = [
-      (pass.queries, shape.heads), (pass.keys, shape.keyHeads), (pass.values, shape.valueHeads),
-      (pass.output, shape.heads),
-    ]
-    guard shape.tokens >= 64 * shape.mode.stride,
-      tensors.allSatisfy({ $0.isSpread(heads: $1, batch: shape.batch) })
+    guard shape.mappedRows > 0, pass.areInputsSpread,
+      pass.output.isSpread(heads: shape.heads, batch: shape.batch)
     else { return parameters }
     func map(_ tensor: DeviceTensor, _ heads: Int, _ rows: Int) throws(CUDAError) -> TensorMap {
       try driver.tensorMap(tensor, heads: heads, shape: shape, fiber: rows, rows: rows)
     }
-    parameters.rows = Int32(shape.tokens / shape.mode.stride)
+    parameters.rows = Int32(shape.mappedRows)
     parameters.queries = try map(pass.queries, shape.heads, 64)
     parameters.keys = try map(pass.keys, shape.keyHeads, 64)
     parameters.values = try map(pass.values, shape.valueHeads, 64)
@@ -138,4 +136,29 @@ extension DeviceTensor {
   func isSpread(heads: Int, batch: Int) -> Bool {
     tokenStride > 0 && (heads == 1 || headStride > 0) && (batch == 1 || batchStride > 0)
   }
+}
+
+extension CUDAPass {
+  /// Whether q, k and u can have maps.
+  var areInputsSpread: Bool {
+    queries.isSpread(heads: shape.heads, batch: shape.batch)
+      && keys.isSpread(heads: shape.keyHeads, batch: shape.batch)
+      && values.isSpread(heads: shape.valueHeads, batch: shape.batch)
+  }
+}
+
+extension CUDAPassGradients {
+  /// Whether these gradients of a pass can have maps.
+  func areSpread(for shape: CUDAPassShape) -> Bool {
+    output.isSpread(heads: shape.heads, batch: shape.batch)
+      && queries.isSpread(heads: shape.heads, batch: shape.batch)
+      && keys.isSpread(heads: shape.keyHeads, batch: shape.batch)
+      && values.isSpread(heads: shape.valueHeads, batch: shape.batch)
+  }
+}
+
+extension CUDAPassShape {
+  /// The positions of every long fiber that maps in boxes of 64 cover: whole multiples of the stride, or 0 if there
+  /// are fewer than a box.
+  var mappedRows: Int { tokens >= 64 * mode.stride ? tokens / mode.stride : 0 }
 }

@@ -9,32 +9,6 @@ struct FusedBulk {
 };
 static_assert(sizeof(FusedBulk) == 2624, "Swift's FusedBulkParameters has this size");
 
-// A word a block: how many stretches of tokens its upper pass has finished.
-struct Finished {
-  u32 words;
-  // Bulk stores that this warp has waited for can be read behind it.
-  __device__ __forceinline__ void tell(int rank, int count) const {
-    int lane = threadIdx.x & 31;
-    if (lane < CLUSTER)
-      asm volatile(
-          "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
-          "st.release.cluster.shared::cluster.u32 [there], %2; }" ::"r"(words + rank * 4),
-          "r"(lane), "r"(count)
-          : "memory");
-    __syncwarp();
-  }
-  __device__ __forceinline__ void await(int count) const {
-    int lane = threadIdx.x & 31, seen = count;
-    do {
-      if (lane < CLUSTER)
-        asm volatile("ld.acquire.cluster.shared::cta.u32 %0, [%1];" : "=r"(seen) : "r"(words + lane * 4) : "memory");
-    } while (seen < count);
-    __syncwarp();
-    // What other blocks wrote is read by copies.
-    asm volatile("fence.proxy.async;" ::: "memory");
-  }
-};
-
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     backwardFusedBulk(const __grid_constant__ FusedBulk parameters) {
   extern __shared__ __align__(1024) char dynamic[];
@@ -90,7 +64,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
       work(
           [&](Ring ring, const Tile&, const Place& at, const Tokens& tokens, int count, int, auto&, auto&, int) {
             auto ask = [&] {
-              if (side) finished.await(count);
+              if (!side) return;
+              finished.await(count);
+              // What other blocks wrote is read by copies.
+              asm volatile("fence.proxy.async;" ::: "memory");
             };
             if (side) fetch<LOWER>(p, maps, sets, ring, side, at, tokens, ask);
             else fetch<UPPER>(p, maps, sets, ring, side, at, tokens, ask);

@@ -3,35 +3,19 @@
 // either pass. One consumer works on the upper pass, the other one on the lower pass of the tokens before: dq, dk
 // and the gradient of its u go from block to block through L2, where q and k also still are.
 
-// A word a block: how many stretches of tokens its upper pass has finished. Words of their own that only grow cannot mix
-// up stretches, however far a block is ahead. The last one is for this block's own warpgroups.
-struct Finished {
-  u32 words;
+// The word behind those of the blocks is for this block's own warpgroups.
+struct Relayed : Finished {
   // A thread that has met all who wrote a stretch says so to the block's copying warpgroup, ...
   __device__ __forceinline__ void note(int count) const {
     asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(words + CLUSTER * 4), "r"(count) : "memory");
   }
   // ... a warp of which tells all blocks: the fence that this takes holds up no products there.
   __device__ __forceinline__ void tell(int rank, int count) const {
-    int lane = threadIdx.x & 31, seen;
+    int seen;
     do {
       asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(seen) : "r"(words + CLUSTER * 4) : "memory");
     } while (seen < count);
-    if (lane < CLUSTER)
-      asm volatile(
-          "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
-          "st.release.cluster.shared::cluster.u32 [there], %2; }" ::"r"(words + rank * 4),
-          "r"(lane), "r"(count)
-          : "memory");
-    __syncwarp();
-  }
-  __device__ __forceinline__ void await(int count) const {
-    int lane = threadIdx.x & 31, seen = count;
-    do {
-      if (lane < CLUSTER)
-        asm volatile("ld.acquire.cluster.shared::cta.u32 %0, [%1];" : "=r"(seen) : "r"(words + lane * 4) : "memory");
-    } while (seen < count);
-    __syncwarp();
+    Finished::tell(rank, count);
   }
 };
 
@@ -39,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     backwardFusedWarpgroup(const __grid_constant__ Fused both) {
   extern __shared__ __align__(1024) char dynamic[];
   Sets sets(shared32(dynamic));
-  Finished finished{sets.scratch + 64};
+  Relayed finished{{sets.scratch + 64}};
   if (threadIdx.x <= CLUSTER) writeShared(finished.words + threadIdx.x * 4, 0);
   prepare(sets);
   followPrevious();

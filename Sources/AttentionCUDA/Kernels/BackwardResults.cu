@@ -49,13 +49,6 @@ struct Target {
   }
 };
 
-__device__ __forceinline__ void loadMatrices(u32 (&x)[4], u32 address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address)
-               : "memory");
-}
-
 // Adds what is there to accumulators, by way of staged rows.
 __device__ __forceinline__ void addRows(float (&c)[ND][4], const Target& to, u32 stageLane, u32 stageRow) {
   __syncwarp();

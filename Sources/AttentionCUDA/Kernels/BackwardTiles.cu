@@ -144,10 +144,7 @@ struct Rows {
       if (accumulate) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-          asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                       : "=r"(x[i][0]), "=r"(x[i][1]), "=r"(x[i][2]), "=r"(x[i][3])
-                       : "r"(place[i])
-                       : "memory");
+          loadMatrices(x[i], place[i]);
 #pragma unroll
         for (int i = 0; i < 16; i++) {
           float2 y = unpack(x[i / 4][i % 4]);

@@ -14,6 +14,31 @@ __device__ __forceinline__ void clusterArriveRelaxed() {
 __device__ __forceinline__ void clusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 #ifdef CLUSTER
+// A word a block: how many stretches of tokens its upper pass has finished. Words of their own that only grow cannot mix
+// up stretches, however far a block is ahead.
+struct Finished {
+  u32 words;
+  // A warp tells all blocks, behind what it has seen or waited for.
+  __device__ __forceinline__ void tell(int rank, int count) const {
+    int lane = threadIdx.x & 31;
+    if (lane < CLUSTER)
+      asm volatile(
+          "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
+          "st.release.cluster.shared::cluster.u32 [there], %2; }" ::"r"(words + rank * 4),
+          "r"(lane), "r"(count)
+          : "memory");
+    __syncwarp();
+  }
+  __device__ __forceinline__ void await(int count) const {
+    int lane = threadIdx.x & 31, seen = count;
+    do {
+      if (lane < CLUSTER)
+        asm volatile("ld.acquire.cluster.shared::cta.u32 %0, [%1];" : "=r"(seen) : "r"(words + lane * 4) : "memory");
+    } while (seen < count);
+    __syncwarp();
+  }
+};
+
 // The token of a row of this block, or what is no token of this fold's block: its negative.
 __device__ __forceinline__ int tokenOf(bool upper, int row, int origin) {
   constexpr int rows = WARPS * 16;

@@ -178,10 +178,7 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
         waitFor(queryFull, taken & 1);
 #pragma unroll
         for (int k = 0; k < D / 16; k++)
-          asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                       : "=r"(a[k][0]), "=r"(a[k][1]), "=r"(a[k][2]), "=r"(a[k][3])
-                       : "r"(queries + swizzled(first + (lane & 15), k * 2 + (lane >> 4)))
-                       : "memory");
+          loadMatrices(a[k], queries + swizzled(first + (lane & 15), k * 2 + (lane >> 4)));
         __syncwarp();
         if (lane == 0) arrive(queryEmpty);
         taken++;
