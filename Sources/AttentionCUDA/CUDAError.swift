@@ -25,16 +25,16 @@ public enum CUDAError: Error, Equatable, CustomStringConvertible {
     switch self {
     case .noDriver(let detail):
       "Expected the NVIDIA driver library libcuda.so.1 and could not load it (\(detail)). Install the "
-        + "NVIDIA driver, or run with --device cpu."
+        + "NVIDIA driver, or \(Self.elsewhere)."
     case .noDevice:
       "Expected a CUDA device and the driver lists none. Check `nvidia-smi` and CUDA_VISIBLE_DEVICES, "
-        + "or run with --device cpu."
+        + "or \(Self.elsewhere)."
     case .oldDriver(let found, let needed):
       "Expected a driver for CUDA \(Self.version(needed)) or later and found one for CUDA "
-        + "\(Self.version(found)). Update the NVIDIA driver, or run with --device cpu."
+        + "\(Self.version(found)). Update the NVIDIA driver, or \(Self.elsewhere)."
     case .oldDevice(let name, let capability):
       "Expected a GPU of compute capability 8.0 or later and found \(name) with \(capability). Use a "
-        + "newer GPU, or run with --device cpu."
+        + "newer GPU, or \(Self.elsewhere)."
     case .noCompiler(let tried):
       "Expected the run-time compiler NVRTC and found none of \(tried.joined(separator: ", ")). "
         + "Install the Python package nvidia-cuda-nvrtc (torch's CUDA wheels bring it) and load torch "
@@ -52,6 +52,9 @@ public enum CUDAError: Error, Equatable, CustomStringConvertible {
         + "TENSATTN_CACHE, or make this one writable."
     }
   }
+
+  private static let elsewhere =
+    "run on the CPU with --device cpu (attend and check: --backend cpu)"
 
   private static func version(_ number: Int) -> String { "\(number / 1000).\(number % 1000 / 10)" }
 }
