@@ -179,9 +179,12 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
 #pragma unroll
         for (int k = 0; k < D / 16; k++)
           loadMatrices(a[k], queries + swizzled(first + (lane & 15), k * 2 + (lane >> 4)));
-        __syncwarp();
-        if (lane == 0) arrive(queryEmpty);
         taken++;
+        // Once a product has taken the fragments: a warp's arrival may overtake its loads.
+        auto freeQueries = [&]() {
+          __syncwarp();
+          if (lane == 0) arrive(queryEmpty);
+        };
 
         int delta = (block - high) * 64 + first + g - c;  // from the lane's first key of the last tile
         // z = q · kᵀ of the next tile and o (+)= weights · u of one, both under way when these return.
@@ -213,7 +216,10 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
           float s[count][8][4], best[2] = {-INFINITE, -INFINITE};
           u32 keys[count];
 #pragma unroll
-          for (int i = 0; i < count; i++) keys[i] = score(s[i]);
+          for (int i = 0; i < count; i++) {
+            keys[i] = score(s[i]);
+            if (i == 0) freeQueries();
+          }
           auto meet = [&](auto index) {
             constexpr int i = decltype(index)::value, after = count - 1 - i;
             awaitProducts<after>();
@@ -278,6 +284,7 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
         };
         clear(o);
         u32 keys = score(s);
+        freeQueries();
         awaitProducts<0>();
         soften(low);
         packScores(weights, s);
