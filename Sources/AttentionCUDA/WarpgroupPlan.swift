@@ -80,11 +80,14 @@ extension CUDAPassShape {
     guard let memory = warpgroupMemory else { return nil }
     let fiberTiles = (fiberLength + 63) / 64
     let seen = isSliding ? min(fiberTiles, windowTiles + 1) : fiberTiles
+    let hasWindow = isSliding && fiberLength > mode.size
+    // Turning rows in their own type errs more: only where it gains enough.
     var plan = plan(
       "ForwardWarpgroup", "forwardWarpgroup", rows: 128, sharedMemory: memory,
       [
-        "STAGES": ringTiles, "TILES": seen > 4 ? 0 : max(seen, 2),
-        "WINDOW": isSliding && fiberLength > mode.size ? 1 : 0,
+        "STAGES": ringTiles, "TILES": seen > 4 ? 0 : max(seen, 2), "WINDOW": hasWindow ? 1 : 0,
+        "EVEN": hasWindow && !hasBias && mode.size % 64 == 0 && seen <= 4 ? 1 : 0,
+        "PACKED": isRotary && !hasWindow && headWidth == 128 ? 1 : 0,
       ])
     plan.useWarpgroups(4)
     return plan

@@ -33,7 +33,11 @@ struct KernelCompilationTests {
       shape(element, width: 128, size: 128, support: .blockCausal, full: false),
     ]
       // Without a bias, long fibers have a backward pass of their own on a Hopper GPU.
-      + [(128, 256, Support.slidingCausal), (64, 2000, .slidingCausal), (64, 100, .block)].map {
+      // A window of whole tiles has a forward pass of its own.
+      + [
+        (128, 256, Support.slidingCausal), (64, 2000, .slidingCausal), (64, 100, .block),
+        (128, 128, .slidingCausal),
+      ].map {
         var shape = shape(element, width: $0, size: $1, support: $2, full: true)
         shape.hasBias = false
         return shape

@@ -11,8 +11,12 @@
 // the strides need be a multiple of anything. A consumer holds its queries as fragments: from shared memory they
 // would take as much of its bandwidth as the keys do.
 // Macros: STAGES (tiles of k and u in the ring), TILES (2 to 4: no block sees more of them; 0: no bound),
-// WINDOW (1: some fiber is longer than the sliding window).
+// WINDOW (1: some fiber is longer than the sliding window), EVEN (1: that window is a whole number of tiles, and TILES
+// one more), PACKED (1: rows are turned in their own type).
 
+#ifndef EVEN
+#define EVEN 0
+#endif
 #define STAGE (16 * D * 2)  // a warp's staged output rows, as tensor memory access reads them
 
 // What a tile's scores get before the softmax, in units of the dot product: −∞ where a query does not see the
@@ -51,8 +55,10 @@ __device__ __forceinline__ void mask(const WalkedPass& p, const Walk<FORWARD>& w
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         int offset = n * 8 + (e & 1) - (e >> 1) * 8;
-        if (JOINT && delta == offset) s[n][e] = diagonal[e >> 1];
-        if (!JOINT && BETA && delta == offset) s[n][e] -= diagonal[e >> 1];
+        // A warp's rows begin at a multiple of sixteen: a row's own key can only be one of half the lane's.
+        bool mayBeOwn = (n & 1) == e >> 1;
+        if (JOINT && mayBeOwn && delta == offset) s[n][e] = diagonal[e >> 1];
+        if (!JOINT && BETA && mayBeOwn && delta == offset) s[n][e] -= diagonal[e >> 1];
         if (CAUSAL && delta < offset) s[n][e] = -INFINITE;
       }
   }
@@ -76,6 +82,41 @@ __device__ __forceinline__ void mask(const WalkedPass& p, const Walk<FORWARD>& w
   }
 #endif
 }
+
+#if TILES
+// Of the first tile of a window that is a whole number of tiles a query sees the keys behind its own place, of the last one
+// those up to it: both fit one tile. `first` becomes that.
+__device__ __forceinline__ void merge(const WalkedPass& p, float (&first)[8][4], const float (&last)[8][4], int delta,
+                                      const float (&carried)[2], float beta) {
+  float inverse = reciprocal(p.rawScale);
+#pragma unroll
+  for (int n = 0; n < 8; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      int offset = n * 8 + (e & 1) - (e >> 1) * 8;
+      float own = last[n][e];
+      bool mayBeOwn = (n & 1) == e >> 1;
+      if (JOINT && mayBeOwn && delta == offset) own = (carried[e >> 1] - beta) * inverse;
+      if (!JOINT && BETA && mayBeOwn && delta == offset) own -= beta * inverse;
+      first[n][e] = delta >= offset ? own : first[n][e];
+    }
+}
+
+// Divides the weights of such a tile again: `first` keeps those of its keys behind the row's place.
+__device__ __forceinline__ void divideWeights(u32 (&first)[4][4], u32 (&last)[4][4], int delta) {
+#pragma unroll
+  for (int k = 0; k < 4; k++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      // A word is two keys: both, the lower one or none of them up to the row's place.
+      int hidden = max(16 - 16 * (delta + (i % 2) * 8 - (2 * k + i / 2) * 8), 0);
+      u32 seen;
+      asm("shr.u32 %0, %1, %2;" : "=r"(seen) : "r"(~0u), "r"(hidden));
+      last[k][i] = first[k][i] & seen;
+      first[k][i] &= ~seen;
+    }
+}
+#endif
 
 // The largest score of each of a lane's two rows; four chains rather than one, because their latency counts.
 __device__ __forceinline__ void largest(float (&best)[2], const float (&s)[8][4]) {
@@ -124,15 +165,15 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
   u32 queryFull = gates.queryFull + group * 8, queryEmpty = gates.queryEmpty + group * 8;
   u32 queries = memory + STAGES * SLOT + group * TILE;
   u32 stage = memory + STAGES * SLOT + 2 * TILE + (group * 4 + warp) * STAGE;
-  int taken = 0, entry = 0;  // blocks of queries and tiles of all walks so far
+  int taken = 0;   // blocks of queries so far
+  Place held(0);   // where the first tile that is held lies
   float scale = p.scale;
   i64 rowStep = p.stride * p.oN;
 
   Walk<FORWARD> walk;
   walk.begin(p);
   while (walk.next(p)) {
-    int base = entry - walk.low, from = walk.low;  // the first tile that is held
-    Place held(entry);
+    int from = walk.low;  // the first tile that is held
     auto release = [&]() {
       if (lane == 0) arrive(empty + held.slot * 8);
       held.next();
@@ -173,7 +214,7 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
         int keep = block + 2 < walk.live ? (CAUSAL ? walk.lowTile(p, block + 2) : 0) : high + 1;
 #pragma unroll 1
         while (from < low) skip();
-        Place place(base + low);
+        Place place = held;
         u32 a[D / 16][4];
         waitFor(queryFull, taken & 1);
 #pragma unroll
@@ -229,7 +270,24 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
             largest(best, s[i]);
             asm volatile("" : "+f"(best[0]), "+f"(best[1]));  // now, not behind the next wait
           };
-          each<count>(meet);
+          constexpr bool merged = EVEN && count == TILES;  // the first tile takes the last one's scores
+          if constexpr (merged) {
+            auto meetWhole = [&](auto index) {
+              constexpr int i = decltype(index)::value + 1;
+              awaitProducts<count - 1 - i>();
+              pin(s[i]);
+              largest(best, s[i]);
+              asm volatile("" : "+f"(best[0]), "+f"(best[1]));
+            };
+            each<count - 2>(meetWhole);
+            awaitProducts<0>();
+            pin(s[0]);
+            pin(s[count - 1]);
+            merge(p, s[0], s[count - 1], delta, carried, beta);
+            largest(best, s[0]);
+          } else {
+            each<count>(meet);
+          }
           top[0] = quadMax(best[0]);
           top[1] = quadMax(best[1]);
           auto gather = [&](auto index) {
@@ -238,9 +296,16 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
             pin(s[i]);
             exponentiate(s[i], top, sum, scale);
             packScores(weights, s[i]);
-            weigh(weights, keys[i], Index<i == 0>());
+            if constexpr (merged && i == 0) {
+              u32 last[4][4];
+              divideWeights(weights, last, delta);
+              weigh(last, keys[count - 1], Index<1>());
+              weigh(weights, keys[0], Index<0>());
+            } else {
+              weigh(weights, keys[i], Index<i == 0>());
+            }
           };
-          each<count>(gather);
+          each<count - merged>(gather);
           awaitProducts<0>();
         };
         int count = high - low + 1;
@@ -360,7 +425,6 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
     }
 #pragma unroll 1
     while (from <= walk.high) skip();
-    entry += walk.high - walk.low + 1;
   }
   if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }

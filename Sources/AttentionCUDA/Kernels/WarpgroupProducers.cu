@@ -47,7 +47,27 @@ __device__ __forceinline__ void loadBox(u32 tile, const Map& map, u32 barrier, c
         : "memory");
 }
 
+#ifndef PACKED
+#define PACKED 0
+#endif
 #if ROTARY
+#if DTYPE == 0
+#define PAIR "bf16x2"
+#else
+#define PAIR "f16x2"
+#endif
+// Products and sums of pairs in their own type: one instruction for two of them, each rounded.
+__device__ __forceinline__ u32 multiply(u32 a, u32 b) {
+  u32 y;
+  asm("mul.rn." PAIR " %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+  return y;
+}
+__device__ __forceinline__ u32 multiplyAdd(u32 a, u32 b, u32 c) {
+  u32 y;
+  asm("fma.rn." PAIR " %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c));
+  return y;
+}
+
 // Eight turns of a lane: channels 8c … 8c + 7 of one row.
 struct Turns {
   float4 w[4];  // cos, sin, cos, sin
@@ -70,9 +90,16 @@ struct Turns {
     u32 x[4] = {low.x, low.y, low.z, low.w}, y[4] = {high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
+#if PACKED
+      // Queries and keys of a row share the two words that are packed here.
+      u32 a = x[i], b = y[i], cosines = pack(w[i].x, w[i].z), sines = pack(w[i].y, w[i].w);
+      x[i] = multiplyAdd(a, cosines, multiply(b, sines) ^ 0x80008000);
+      y[i] = multiplyAdd(b, cosines, multiply(a, sines));
+#else
       float2 a = unpack(x[i]), b = unpack(y[i]);
       x[i] = pack(a.x * w[i].x - b.x * w[i].y, a.y * w[i].z - b.y * w[i].w);
       y[i] = pack(b.x * w[i].x + a.x * w[i].y, b.y * w[i].z + a.y * w[i].w);
+#endif
     }
     storeShared(tile, x);
     storeShared(FAR(tile), y);
