@@ -93,7 +93,8 @@ let package = Package(
         "Prelude", "Tiles", "Cluster", "Exchange", "Forward", "ForwardFused", "Backward",
         "BackwardLong", "BiasGradient", "Reduce", "Decode", "Warpgroup", "WarpgroupWalk",
         "WarpgroupProducers", "ForwardWarpgroup", "ClusterTasks", "ForwardCluster",
-        "BackwardRows", "BackwardResults", "BackwardWarpgroup", "BackwardProducts", "BackwardTiles",
+        "BackwardRows", "BackwardResults", "BackwardWarpgroup", "WholeFibers", "BackwardWhole",
+        "BackwardProducts", "BackwardTiles",
         "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardBulk", "BackwardFusedBulk",
       ].map {
         .embedInCode("Kernels/\($0).cu")

@@ -1,7 +1,7 @@
 import Folding
 
-// The backward pass of long fibers on Hopper (`BackwardRows.cu`, `BackwardWarpgroup.cu`): when it runs, and its
-// launches.
+// The backward pass of long fibers on Hopper (`BackwardRows.cu`, `BackwardWarpgroup.cu`, `BackwardWhole.cu`): when it
+// runs, and its launches.
 
 extension CUDAPassShape {
   /// The tiles, of 64 rows of two tensors, that the ring in shared memory holds.
@@ -40,6 +40,29 @@ extension CUDAPassShape {
       return plan
     }
     return [rows] + products
+  }
+
+  private static let backwardWholePlans = PlanMemo<CUDAPassShape, LaunchPlan?>()
+
+  /// The kernel that takes the place of both roles where no sequence is padded, or nil where there is none: it holds whole
+  /// causal fibers of 128 or 256 tokens, of heads of 128 channels with keys and values of their own. Rotated ones
+  /// are left to the roles, which turn what they add up once and not with every tile of keys.
+  package var backwardWholePlan: LaunchPlan? {
+    Self.backwardWholePlans(self) { formBackwardWholePlan() }
+  }
+
+  private func formBackwardWholePlan() -> LaunchPlan? {
+    guard backwardWarpgroupPlans != nil, headWidth == 128, support.isCausal, !isRotary,
+      keyHeads == heads, valueHeads == heads, fiberLength == 128 || fiberLength == 256,
+      tokens == fiberLength * fibers, !isSliding || mode.size >= fiberLength
+    else { return nil }
+    // Four tiles of q and of du', two of k and of u, and two of dz and results; D and ℓ' of the queries; barriers.
+    let memory = 14 * 64 * headWidth * 2 + 4 * 512 + 256
+    var plan = plan(
+      "BackwardWhole", "backwardWarpgroupWhole", rows: 128, sharedMemory: memory,
+      ["STAGES": 4, "WINDOW": 0, "ROLES": 0])
+    plan.useWarpgroups(4)
+    return plan
   }
 
   /// How a role goes about the pass. Keys that query heads share meet the queries of one head after the other, so that
@@ -83,7 +106,11 @@ extension CUDAKernels {
     let isMapped =
       shape.mappedRows > 0 && pass.areInputsSpread && gradients.areSpread(for: shape)
     let tensors = try isMapped ? maps(of: pass, gradients, fiber: 64) : BulkMaps()
-    for (kernel, key) in [(kernels[1], false), (kernels[2], true)] {
+    let isWhole = shape.backwardWholePlan != nil && isMapped && pass.lengths == 0
+    // Whole fibers are dealt out in the same way by all kernels.
+    let launches =
+      isWhole ? [(kernels[3], false)] : [(kernels[1], false), (kernels[2], true)]
+    for (kernel, key) in launches {
       let schedule = shape.backwardSchedule(key: key, multiprocessors: device.multiprocessors)
       var walks = WalkParameters(
         parameters, schedule: schedule, fibers: shape.fibers,
@@ -96,9 +123,9 @@ extension CUDAKernels {
         parameters: BackwardWalkParameters(
           walk: walks, rows: isMapped ? Int32(shape.mappedRows) : 0, maps: tensors))
     }
-    if shape.hasBeta {
+    if shape.hasBeta, let reduction = kernels.last {
       try driver.launch(
-        kernels[3].function, grid: (shape.heads, 1), threads: 256, sharedMemory: 0, stream: stream,
+        reduction.function, grid: (shape.heads, 1), threads: 256, sharedMemory: 0, stream: stream,
         overlaps: device.overlapsLaunches,
         parameters: Reduction(
           partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.betaParts)))

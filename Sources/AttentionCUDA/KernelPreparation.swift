@@ -9,7 +9,8 @@ extension CUDAKernels.Request {
     case .forwardWarpgroup(let shape): [shape.warpgroupPlan].compactMap { $0 }
     case .backward(let shape): shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .backwardWarpgroup(let shape):
-      (shape.backwardWarpgroupPlans ?? []) + (shape.hasBeta ? [shape.reductionPlan] : [])
+      (shape.backwardWarpgroupPlans ?? []) + [shape.backwardWholePlan].compactMap { $0 }
+        + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .backwardShortWarpgroup(let shape):
       [shape.backwardShortWarpgroupPlan].compactMap { $0 }
         + (shape.hasBeta ? [shape.reductionPlan] : [])

@@ -19,6 +19,11 @@ package enum KernelSources {
     case "BackwardWarpgroup":
       bytes =
         warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardWarpgroup_cu
+    case "BackwardWhole":
+      // Without a role the file before it has no kernel of its own.
+      bytes =
+        warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardWarpgroup_cu
+        + PackageResources.WholeFibers_cu + PackageResources.BackwardWhole_cu
     case "BackwardRows": bytes = PackageResources.BackwardRows_cu
     case "Backward": bytes = PackageResources.Cluster_cu + PackageResources.Backward_cu
     case "BackwardShortWarpgroup":
@@ -55,6 +60,6 @@ package enum KernelSources {
   package static let files = [
     "Forward", "ForwardFused", "ForwardCluster", "ForwardWarpgroup", "Backward",
     "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardFusedBulk", "BackwardLong",
-    "BackwardRows", "BackwardWarpgroup", "BiasGradient", "Reduce", "Decode",
+    "BackwardRows", "BackwardWarpgroup", "BackwardWhole", "BiasGradient", "Reduce", "Decode",
   ]
 }

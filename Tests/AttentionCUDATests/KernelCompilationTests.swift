@@ -66,6 +66,56 @@ struct KernelCompilationTests {
     }
   }
 
+  /// A pass whose fibers one block holds.
+  static func whole(
+    _ element: CUDAElement, size: Int, support: Support, isJoint: Bool, tokens: Int = 4096
+  ) -> CUDAPassShape {
+    CUDAPassShape(
+      element: element, headWidth: 128, batch: 2, heads: 4, keyHeads: 4, valueHeads: 4,
+      tokens: tokens, mode: Mode(index: 1, size: size, stride: 16, isLowest: false),
+      support: support, isJoint: isJoint, hasBeta: isJoint)
+  }
+
+  @Test(
+    "backward passes of whole fibers compile",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
+    arguments: [CUDAElement.bfloat16, .float16], [true, false])
+  func compileWhole(element: CUDAElement, isJoint: Bool) throws {
+    for support in [Support.blockCausal, .slidingCausal] {
+      let shape = Self.whole(element, size: 256, support: support, isJoint: isJoint)
+      let plan = try #require(shape.backwardWholePlan)
+      #expect(plan.sharedMemory <= 227 * 1024 && plan.threads == 512)
+      let cubin = try compiler.get().compile(
+        source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
+        options: plan.options(architecture: "sm_90a"))
+      #expect(!cubin.isEmpty, "\(plan.entry) for \(shape)")
+    }
+  }
+
+  @Test("whole fibers of 128 or 256 tokens without rotation have a backward pass of one launch")
+  func wholePlan() {
+    let make = Self.whole
+    #expect(make(.bfloat16, 256, .blockCausal, true, 4096).backwardWholePlan != nil)
+    #expect(make(.bfloat16, 128, .blockCausal, false, 4096).backwardWholePlan != nil)
+    #expect(make(.float16, 256, .slidingCausal, true, 4096).backwardWholePlan != nil)
+    #expect(make(.float16, 128, .slidingCausal, true, 4096).backwardWholePlan == nil)
+    #expect(make(.float16, 1000, .slidingCausal, true, 4096).backwardWholePlan != nil)
+    #expect(make(.bfloat16, 256, .blockCausal, true, 4095).backwardWholePlan == nil)
+    #expect(make(.bfloat16, 256, .block, true, 4096).backwardWholePlan == nil)
+    #expect(make(.bfloat16, 192, .blockCausal, true, 3072).backwardWholePlan == nil)
+    #expect(make(.float32, 256, .blockCausal, true, 4096).backwardWholePlan == nil)
+    var shape = make(.bfloat16, 256, .blockCausal, true, 4096)
+    shape.isRotary = true
+    #expect(shape.backwardWholePlan == nil)
+    shape.isRotary = false
+    shape.keyHeads = 2
+    #expect(shape.backwardWholePlan == nil)
+    // All kernels of the pass deal its fibers out alike.
+    let schedule = make(.bfloat16, 256, .blockCausal, true, 4096)
+      .backwardSchedule(key: false, multiprocessors: 132)
+    #expect(schedule.order == .acrossFibers && schedule.chunks == 1 && schedule.walks == 2 * 4 * 16)
+  }
+
   /// Two passes of a block support that fit one launch.
   static func fused(
     _ element: CUDAElement, width: Int, sizes: (Int, Int), full: Bool, isRotary: Bool? = nil,

@@ -59,6 +59,20 @@ struct CUDATests {
       tokens: 2048, width: 64, lengths: [2048, 2048], biases: false),
   ]
 
+  /// Whole fibers without padding or rotation, whose backward pass is one launch: of four tiles and of two, below a short
+  /// pass and below a long one, which leaves D.
+  static let whole: [Trial] = [
+    Trial(
+      fold: [256, 2], support: .slidingCausal, normalization: .joint, heads: 2, keyHeads: 2,
+      tokens: 512, width: 128, biases: false),
+    Trial(
+      fold: [3, 256], support: .blockCausal, normalization: .joint, heads: 2, keyHeads: 2,
+      tokens: 768, width: 128, layout: .tokensFirst, biases: false),
+    Trial(
+      fold: [66, 128], support: .blockCausal, heads: 2, keyHeads: 2, tokens: 8448, width: 128,
+      biases: false),
+  ]
+
   static let trials: [Trial] =
     fused
     + Support.allCases.flatMap { support in
@@ -141,11 +155,11 @@ struct CUDATests {
 
   @Test(
     "half types err at most twice what the same-type composition errs",
-    arguments: trials + chained,
+    arguments: trials + chained + whole,
     [DType.bfloat16, .float16])
   func half(trial: Trial, dtype: DType) { expectHalfPrecision(trial, dtype) }
 
-  @Test("two runs agree bit by bit", arguments: trials + chained)
+  @Test("two runs agree bit by bit", arguments: trials + chained + whole)
   func repeatable(trial: Trial) {
     let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
     let second = trial.run(.cuda, dtype: .bfloat16, device: .cuda())

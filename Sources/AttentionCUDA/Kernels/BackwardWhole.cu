@@ -1,0 +1,226 @@
+// The backward pass of whole causal fibers of 128 or 256 positions on Hopper in one launch: 16-bit elements, head width 128,
+// heads with keys of their own, no rotation. Backward.cu states the formulas; five products of every pair of tiles
+// instead of the seven of two roles (BackwardWarpgroup.cu), and q, k, u and du' are read once.
+//
+// A block holds q and du' of a fiber, and k and u of 128 positions at a time. A consumer has 64 of these:
+// zᵀ = k·qᵀ → pᵀ, dpᵀ = u·du'ᵀ → dzᵀ, du += pᵀ·du', dk += dzᵀ·q. Both leave dz of a tile of queries in shared memory, where
+// the second one, whose keys fewer queries see, takes it up for dq = dz·k. L2 adds what a fiber's later keys make of dq.
+
+// c += a · b for 64 rows of a in shared memory, both operands' panels given by descriptors; b's channels are c's columns.
+__device__ __forceinline__ void addTiles(float (&c)[8][4], u32 a, u32 b) {
+  asm volatile("{ .reg .b64 a, b; mov.b64 a, {%32, 0x40000040}; mov.b64 b, {%33, 0x40000040};\n" WGMMA(64) LANES_8
+               ", a, b, 1, 1, 1, 0, 1; }"
+               : OCTETS_8(INOUT)
+               : "r"(a), "r"(b));
+}
+__device__ __forceinline__ void storeTransposed(u32 address, const u32 (&x)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x[0]), "r"(x[1]),
+               "r"(x[2]), "r"(x[3])
+               : "memory");
+}
+
+// A consumer's part: the first one's keys are a block's first 64, and it never waits for dq.
+__device__ __forceinline__ void consume(const WalkedBackward& p, const Places& at, int group) {
+  int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
+  int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
+  constexpr u32 CHANNELS = (PANEL - 16) >> 4 << 16;
+  u32 stageLane = (first + (lane & 15)) * 128 + (((lane >> 4 ^ lane) & 7) << 4);
+  // The lane's place in a panel of dz, whose rows are queries.
+  u32 weightsLane = at.weights + group * PANEL + ((lane >> 4) * 8 + (lane & 7)) * 128 +
+                    (((warp * 2 + (lane >> 3 & 1)) ^ (lane & 7)) << 4);
+  float dk[ND][4], du[ND][4];
+  int base = 0, steps = 0, blocks = 0;  // tiles of queries and of dz, and blocks of 128 keys, so far
+  auto arriveAt = [&](u32 barrier) {
+    __syncwarp();
+    if (lane == 0) arrive(barrier);
+  };
+  u32 ownKeys = uniform(descriptor(at.keys + group * TILE, 16));
+  u32 ownValues = uniform(descriptor(at.values + group * TILE, 16));
+  int tiles = p.tilesPerFiber;
+  Fiber walk;
+  while (uniform(walk.next(p))) {
+    i64 lseRow = (i64)(walk.b * p.heads + walk.h) * p.lseN + walk.origin;
+    Rows rows;
+    rows.beta = BETA ? p.beta[walk.h] : 0.f;
+#pragma unroll 1
+    for (int low = 0; low < tiles; low += OWN, blocks++) {
+      int key = low + group, position = key * 64 + first + g;
+      float dbeta = 0.f, dlse[2] = {0.f, 0.f};
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        i64 t = lseRow + (i64)(position + half * 8) * p.stride;
+        rows.carried[half] = JOINT ? p.lseIn[t] : 0.f;
+        if (BETA && p.dlseOut) dlse[half] = p.dlseOut[t];
+      }
+      clear(dk);
+      clear(du);
+      waitFor(at.keysFull + group * 8, blocks & 1);
+      waitFor(at.valuesFull + group * 8, blocks & 1);
+#pragma unroll 1
+      for (int tile = low; tile < tiles; tile++, steps++) {
+        int slot = (base + tile) % RING;
+        u32 columns = at.sums + slot * 512 + c * 4;
+        waitFor(at.full + slot * 8, (base + tile) / RING & 1);
+        u32 queries = uniform(descriptor(at.queries + slot * SLOT, 16));
+        if (tile >= key) {
+          float s[8][4], d[8][4];
+          u32 weights[4][4];
+          beginProducts();
+          startTiles(s, ownKeys, queries);
+          commitProducts();
+          awaitProducts<0>();
+          pin(s);
+          mask<KEY>(p, s, 0, tile - key, 0, first + g - c, rows);
+          float diagonal[2] = {0.f, 0.f};
+#pragma unroll
+          for (int n = 0; n < 8; n++) {
+            float2 shift = loadPair(columns + 256 + n * 32);
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[n][e] = exp2Fast(s[n][e] * p.scale - (e & 1 ? shift.y : shift.x));
+          }
+          if ((JOINT || BETA) && tile == key) {
+#pragma unroll
+            for (int n = 0; n < 8; n++)
+#pragma unroll
+              for (int e = 0; e < 4; e++)
+                if (first + g - c == n * 8 + (e & 1) - (e >> 1) * 8) diagonal[e >> 1] = s[n][e];
+          }
+          packScores(weights, s);
+          beginProducts();
+          startTiles(d, ownValues, queries + TILE / 16);
+          commitProducts();
+#pragma unroll
+          for (int k = 0; k < 4; k++) add<1>(du, weights[k], queries + TILE / 16 + CHANNELS + k * 2048 / 16);
+          commitProducts();
+          awaitProducts<1>();
+          pin(d);
+#pragma unroll
+          for (int n = 0; n < 8; n++) {
+            float2 dot = loadPair(columns + n * 32);
+#pragma unroll
+            for (int e = 0; e < 4; e++) d[n][e] = d[n][e] * p.rawScale - (e & 1 ? dot.y : dot.x);
+          }
+          pin(d);
+          awaitProducts<0>();
+#pragma unroll
+          for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");
+          if ((JOINT || BETA) && tile == key) {
+            float inverse = reciprocal(p.rawScale);
+#pragma unroll
+            for (int n = 0; n < 8; n++)
+#pragma unroll
+              for (int e = 0; e < 4; e++)
+                if (first + g - c == n * 8 + (e & 1) - (e >> 1) * 8) {
+                  float x = diagonal[e >> 1] * d[n][e] * inverse;
+                  if (BETA) dbeta -= x;
+                  if (JOINT) p.dlseIn[lseRow + (i64)(position + (e >> 1) * 8) * p.stride] = x;
+                  if (JOINT) weights[n / 2][n % 2 * 2 + e / 2] &= e & 1 ? 0xffffu : 0xffff0000u;
+                }
+          }
+#pragma unroll
+          for (int n = 0; n < 8; n++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              u32& w = weights[n / 2][n % 2 * 2 + half];
+              float2 x = unpack(w);
+              w = pack(x.x * d[n][half * 2], x.y * d[n][half * 2 + 1]);
+            }
+          beginProducts();
+#pragma unroll
+          for (int k = 0; k < 4; k++) add<1>(dk, weights[k], queries + CHANNELS + k * 2048 / 16);
+          commitProducts();
+          waitFor(at.weightsFree, (steps & 1) ^ 1);
+          waitFor(at.weightsSent, (blocks & 1) ^ 1);
+#pragma unroll
+          for (int k = 0; k < 4; k++) storeTransposed(weightsLane + k * 2048, weights[k]);
+          publish();
+          arriveAt(at.weightsFull);
+          awaitProducts<0>();
+          pin(dk);
+        } else {
+          waitFor(at.weightsFree, (steps & 1) ^ 1);
+          arriveAt(at.weightsFull);
+        }
+        // What later keys see stays.
+        if (tile < low + OWN || low + OWN == tiles) arriveAt(at.empty + slot * 8);
+        if (group == 1) {
+          waitFor(at.weightsFull, steps & 1);
+          // A panel of channels at a time, for want of registers.
+#pragma unroll 1
+          for (int half = 0; half < D / 64; half++) {
+            float dq[8][4];
+            clear(dq);
+            beginProducts();
+#pragma unroll 1
+            for (int panel = 0; panel < (tile > low ? OWN : 1); panel++) {
+              u32 a = uniform(descriptor(at.weights + panel * PANEL, 16));
+              u32 b = uniform(descriptor(at.keys + panel * TILE + half * PANEL, 16)) + CHANNELS;
+#pragma unroll
+              for (int k = 0; k < 4; k++) addTiles(dq, a + k * 2, b + k * 2048 / 16);
+            }
+            commitProducts();
+            awaitProducts<0>();
+            pin(dq);
+            if (half == D / 64 - 1) arriveAt(at.weightsFree);
+            u32 y[4][4];
+            packScores(y, dq);
+            if (half == 0) waitFor(at.resultsFree, (steps & 1) ^ 1);
+            u32 stage = at.results + half * PANEL + stageLane;
+#pragma unroll
+            for (int i = 0; i < 4; i++) storeMatrices(stage ^ i * 32, y[i][0], y[i][1], y[i][2], y[i][3]);
+          }
+          publish();
+          arriveAt(at.resultsReady);
+        }
+      }
+      arriveAt(at.keysEmpty);
+      // Nobody reads the own tiles any more.
+      if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
+      else asm volatile("bar.sync 2, 128;" ::: "memory");
+      if (p.dotsBelow)
+        storeDots(du, at.values + group * TILE, first, p.dotsBelow + lseRow, p.stride, key * 64 + first, p.tokens);
+      u32 y[ND / 2][4];
+      packRows(y, du);
+      stageRows(y, at.values + group * TILE + stageLane);
+      publish();
+      arriveAt(at.valuesReady + group * 8);
+      if (BETA) {
+        if ((lane & 3) == 0) dbeta += dlse[0] + dlse[1];
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
+        i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * tiles + key;
+        if (lane == 0) p.dbeta[part * 4 + warp] = dbeta;
+      }
+      packRows(y, dk);
+      waitFor(at.weightsFree, (steps & 1) ^ 1);
+      stageRows(y, (group == 0 ? at.weights : at.keys + TILE) + stageLane);
+      publish();
+      arriveAt(group == 0 ? at.weightsReady : at.keysReady);
+    }
+    base += tiles;
+  }
+}
+
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupWhole(const __grid_constant__ WalkedBackward p) {
+  followPrevious();
+  extern __shared__ __align__(1024) char dynamic[];
+  Places at(shared32(dynamic));
+  at.open();
+  // Registers go to the warpgroups that hold accumulators, in all 4 · 128.
+  int group = uniform(threadIdx.x / 128);
+  if (group == 0) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    int warp = uniform(threadIdx.x / 32);
+    if (warp == 0) fetchQueries(p, at);
+    else if (warp == 1) fetchKeys(p, at);
+    else if (warp == 2) sendQueries(p, at);
+    else sendKeys(p, at);
+  } else if (group == 1) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+    formSums(p, at);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+    consume(p, at, group - 2);
+  }
+}

@@ -1,0 +1,249 @@
+// Whole fibers in shared memory, for BackwardWhole.cu: who holds what, and what is copied there and back.
+
+#define RING 4  // tiles of q and du'
+#define OWN 2   // tiles of keys, one a consumer
+
+// The fibers of a block, neighboring ones side by side.
+struct Fiber {
+  int b, h, origin, fiber, cursor;
+  __device__ __forceinline__ Fiber() : cursor(blockIdx.x) {}
+  __device__ __forceinline__ bool next(const WalkedBackward& p) {
+    if (cursor >= p.walks) return false;
+    int line = divide(cursor, p.byFibers);
+    fiber = cursor - line * p.fibers;
+    b = divide(line, p.byHeads);
+    h = line - b * p.heads;
+    cursor += gridDim.x;
+#if SLIDING
+    origin = fiber;
+#else
+    int block = divide(fiber, p.byStride);
+    origin = block * (p.size * p.stride) + fiber - block * p.stride;
+#endif
+    return true;
+  }
+  // Where tensor memory access finds a tile.
+  struct Box {
+    int position, fiber, h, b;
+  };
+  __device__ __forceinline__ Box box(const WalkedBackward& p, int tile) const {
+    int line = divide(origin, p.byStride);
+    return {line + tile * 64, origin - line * p.stride, h, b};
+  }
+};
+
+// Where things lie in shared memory. Barriers: `landed`, copied; `full`, with D; `empty`, no longer needed; `ready`, to be
+// sent; `free`, sent.
+struct Places {
+  u32 queries, keys, values;
+  u32 weights, results;  // dz of 64 queries and 128 keys, then dk of the first consumer; dq
+  u32 sums;              // D and ℓ' of the ring's tiles
+  u32 landed, full, empty, keysFull, keysEmpty, keysReady, valuesFull, valuesEmpty, valuesReady;
+  u32 weightsFull, weightsFree, weightsReady, weightsSent, resultsReady, resultsFree;
+  __device__ __forceinline__ Places(u32 memory)
+      : queries(memory), keys(memory + RING * SLOT), values(keys + OWN * TILE), weights(values + OWN * TILE),
+        results(weights + TILE), sums(results + TILE) {
+    landed = sums + RING * 512, full = landed + RING * 8, empty = full + RING * 8;
+    keysFull = empty + RING * 8, keysEmpty = keysFull + 16, keysReady = keysEmpty + 16;
+    valuesFull = keysReady + 8, valuesEmpty = valuesFull + 16, valuesReady = valuesEmpty + 16;
+    weightsFull = valuesReady + 16, weightsFree = weightsFull + 8, weightsReady = weightsFree + 8;
+    weightsSent = weightsReady + 8, resultsReady = weightsSent + 8, resultsFree = resultsReady + 8;
+  }
+  __device__ __forceinline__ void open() const {
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < RING; i++) {
+        initialize(landed + i * 8, 33);
+        initialize(full + i * 8, 4);
+        initialize(empty + i * 8, 8);
+      }
+      for (int i = 0; i < OWN; i++) {
+        initialize(keysFull + i * 8, 1);
+        // Both consumers read the first one's keys last, the second one's dk lies in place of its own.
+        initialize(keysEmpty + i * 8, i == 0 ? 8 : 1);
+        initialize(valuesFull + i * 8, 1);
+        initialize(valuesEmpty + i * 8, 1);
+        initialize(valuesReady + i * 8, 4);
+      }
+      initialize(keysReady, 4);
+      initialize(weightsFull, 8);
+      initialize(weightsFree, 4);
+      initialize(weightsReady, 4);
+      initialize(weightsSent, 1);
+      initialize(resultsReady, 4);
+      initialize(resultsFree, 1);
+    }
+    __syncthreads();
+  }
+};
+
+__device__ __forceinline__ void expect(u32 barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+// Has 64 rows brought to L2.
+__device__ __forceinline__ void prefetchRows(const T* line, i64 step) {
+  constexpr int PARTS = D / 64;
+#pragma unroll
+  for (int n = 0; n < 2 * PARTS; n++) {
+    int part = threadIdx.x % 32 + n * 32;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(line + part / PARTS * step + part % PARTS * 64));
+  }
+}
+
+// One warp: tiles of queries, ℓ', and D where it is known.
+__device__ __forceinline__ void fetchQueries(const WalkedBackward& p, const Places& at) {
+  int lane = threadIdx.x & 31;
+  Fiber walk;
+  Place slot(0);
+  while (walk.next(p)) {
+    for (int tile = 0; tile < p.tilesPerFiber; tile++, slot.next()) {
+      waitFor(at.empty + slot.slot * 8, slot.round ^ 1);
+      u32 landed = at.landed + slot.slot * 8, target = at.queries + slot.slot * SLOT;
+      if (lane == 0) {
+        asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(landed), "r"(SLOT) : "memory");
+        auto box = walk.box(p, tile);
+        loadBox(target, p.qMap, landed, box);
+        loadBox(target + TILE, p.doutMap, landed, box);
+      }
+      i64 token = walk.origin + (i64)tile * 64 * p.stride;
+      const float* sums = p.dot + (i64)(walk.b * p.heads + walk.h) * p.lseN + token;
+      if (p.out) prefetchRows(p.out + walk.b * p.oB + walk.h * p.oH + token * p.oN, p.oN * p.stride);
+#pragma unroll
+      for (int n = 0; n < 4; n++) {
+        if (n < 2 && p.out) continue;
+        const float* source =
+            sums + (n / 2 ? (i64)p.batch * p.heads * p.lseN : 0) + (i64)(n % 2 * 32 + lane) * p.stride;
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at.sums + slot.slot * 512 + n * 128 + lane * 4),
+                     "l"(source)
+                     : "memory");
+      }
+      asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(landed) : "memory");
+      if (lane == 0) arrive(landed);
+    }
+  }
+}
+
+// Brings a tile to L2.
+__device__ __forceinline__ void prefetchBox(const Map& map, const Fiber::Box& at) {
+#pragma unroll
+  for (int n = 0; n < D; n += 64)
+    asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %2, %3, %4, %5}];" ::"l"(&map), "r"(n),
+                 "r"(at.position), "r"(at.fiber), "r"(at.h), "r"(at.b)
+                 : "memory");
+}
+
+// One thread: keys and values.
+__device__ __forceinline__ void fetchKeys(const WalkedBackward& p, const Places& at) {
+  if (threadIdx.x % 32 != 0) return;
+  Fiber walk;
+  int parity = 1;
+  while (walk.next(p))
+    for (int first = 0; first < p.tilesPerFiber; first += OWN, parity ^= 1) {
+      // There is no room yet.
+#pragma unroll 1
+      for (int i = 0; i < OWN; i++) {
+        prefetchBox(p.kMap, walk.box(p, first + i));
+        prefetchBox(p.uMap, walk.box(p, first + i));
+      }
+#pragma unroll 1
+      for (int i = 0; i < OWN; i++) {
+        waitFor(at.keysEmpty + i * 8, parity);
+        expect(at.keysFull + i * 8, TILE);
+        loadBox(at.keys + i * TILE, p.kMap, at.keysFull + i * 8, walk.box(p, first + i));
+        waitFor(at.valuesEmpty + i * 8, parity);
+        expect(at.valuesFull + i * 8, TILE);
+        loadBox(at.values + i * TILE, p.uMap, at.valuesFull + i * 8, walk.box(p, first + i));
+      }
+    }
+}
+
+// One warp: dq.
+__device__ __forceinline__ void sendQueries(const WalkedBackward& p, const Places& at) {
+  Fiber walk;
+  int parity = 0;
+  while (walk.next(p))
+    for (int first = 0; first < p.tilesPerFiber; first += OWN)
+      for (int tile = first; tile < p.tilesPerFiber; tile++, parity ^= 1) {
+        waitFor(at.resultsReady, parity);
+        // What the keys before these have sent to the same place has been written: two tiles ago at least.
+        asm volatile("cp.async.bulk.wait_group 1;" ::: "memory");
+        sendTile(at.results, p.dqMap, walk.box(p, tile), p.accumulate || first > 0);
+        awaitSent();
+        if (threadIdx.x % 32 == 0) arrive(at.resultsFree);
+      }
+}
+
+// One warp: du and dk.
+__device__ __forceinline__ void sendKeys(const WalkedBackward& p, const Places& at) {
+  Fiber walk;
+  int parity = 0;
+  auto send = [&](u32 ready, u32 tile, const Map& map, int key, bool add, u32 free) {
+    waitFor(ready, parity);
+    sendTile(tile, map, walk.box(p, key), add);
+    awaitSent();
+    if (threadIdx.x % 32 == 0) arrive(free);
+  };
+  while (walk.next(p))
+    for (int key = 0; key < p.tilesPerFiber; key += OWN, parity ^= 1) {
+      send(at.valuesReady, at.values, p.duMap, key, false, at.valuesEmpty);
+      send(at.weightsReady, at.weights, p.dkMap, key, p.accumulate, at.weightsSent);
+      send(at.valuesReady + 8, at.values + TILE, p.duMap, key + 1, false, at.valuesEmpty + 8);
+      send(at.keysReady, at.keys + TILE, p.dkMap, key + 1, p.accumulate, at.keysEmpty + 8);
+    }
+}
+
+// Forms scale·D of a warp's rows of a tile of queries from its du' and rows of u'.
+__device__ __forceinline__ void formDots(const WalkedBackward& p, const Fiber& walk, int query, u32 douts, u32 sums) {
+  int lane = threadIdx.x & 31, warp = threadIdx.x / 32 & 3;
+  int row = warp * (32 / PAIRS) + lane / PAIRS, chunk = lane % PAIRS;
+  i64 token = walk.origin + (i64)(query * 64 + row) * p.stride, step = (i64)ROUND * p.stride;
+  const T* line = p.out + walk.b * p.oB + walk.h * p.oH + token * p.oN + chunk * 8;
+  u32 place = douts + swizzled(row, chunk);
+#pragma unroll 1
+  for (int first = 0; first < ROUNDS; first += 2) {
+    uint4 x[2][2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const T* from = line + (first + r) * step * p.oN;
+      x[r][0] = __ldg(reinterpret_cast<const uint4*>(from));
+      x[r][1] = __ldg(reinterpret_cast<const uint4*>(from + D / 2));
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int r = first + i;
+      float sum = 0.f;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        u32 at = place + r * ROUND * 128;
+        uint4 y = loadShared(half ? FAR(at) : at);
+        const u32 v[4] = {x[i][half].x, x[i][half].y, x[i][half].z, x[i][half].w}, w[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          float2 c = unpack(v[e]), d = unpack(w[e]);
+          sum += c.x * d.x;
+          sum += c.y * d.y;
+        }
+      }
+#pragma unroll
+      for (int n = PAIRS / 2; n > 0; n /= 2) sum += __shfl_xor_sync(~0u, sum, n);
+      if (chunk == 0) {
+        if (p.dlseOut) sum -= __ldg(p.dlseOut + (i64)(walk.b * p.heads + walk.h) * p.lseN + token + r * step);
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(sums + (row + r * ROUND) * 4), "f"(sum * p.rawScale) : "memory");
+      }
+    }
+  }
+}
+
+
+// Hands tiles of queries on to the consumers, with D.
+__device__ __forceinline__ void formSums(const WalkedBackward& p, const Places& at) {
+  Fiber walk;
+  Place slot(0);
+  while (walk.next(p))
+    for (int tile = 0; tile < p.tilesPerFiber; tile++, slot.next()) {
+      waitFor(at.landed + slot.slot * 8, slot.round);
+      if (p.out) formDots(p, walk, tile, at.queries + slot.slot * SLOT + TILE, at.sums + slot.slot * 512);
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) arrive(at.full + slot.slot * 8);
+    }
+}
