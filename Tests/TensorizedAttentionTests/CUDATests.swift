@@ -179,7 +179,7 @@ struct CUDATests {
       Trial(
         fold: [192, 64], support: .blockCausal, heads: 4, keyHeads: 2, tokens: 12_200, width: 128,
         biases: false),
-    ])
+    ] + whole)
   func repeatedly(trial: Trial) {
     let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
     for run in 1...20 {
