@@ -42,27 +42,28 @@ extension CUDAPassShape {
     return [rows] + products
   }
 
-  private static let backwardWholePlans = PlanMemo<CUDAPassShape, LaunchPlan?>()
+  private static let backwardWholePlans = PlanMemo<CUDAPassShape, [LaunchPlan]>()
 
-  /// The kernel that takes the place of both roles where no sequence is padded, or nil where there is none: it holds whole
-  /// causal fibers of 128 or 256 tokens, of heads of 128 channels with keys and values of their own. Rotated ones
-  /// are left to the roles, which turn what they add up once and not with every tile of keys.
-  package var backwardWholePlan: LaunchPlan? {
-    Self.backwardWholePlans(self) { formBackwardWholePlan() }
+  /// The kernel that takes the place of both roles where no sequence is padded, and the one that turns back ∂/∂q of rotated
+  /// queries, or none: whole causal fibers of 128 or 256 tokens, of heads of 128 channels with keys and values of
+  /// their own.
+  package var backwardWholePlans: [LaunchPlan] {
+    Self.backwardWholePlans(self) { formBackwardWholePlans() }
   }
 
-  private func formBackwardWholePlan() -> LaunchPlan? {
-    guard backwardWarpgroupPlans != nil, headWidth == 128, support.isCausal, !isRotary,
+  private func formBackwardWholePlans() -> [LaunchPlan] {
+    guard backwardWarpgroupPlans != nil, headWidth == 128, support.isCausal,
       keyHeads == heads, valueHeads == heads, fiberLength == 128 || fiberLength == 256,
       tokens == fiberLength * fibers, !isSliding || mode.size >= fiberLength
-    else { return nil }
+    else { return [] }
     // Four tiles of q and of du', two of k and of u, and two of dz and results; D and ℓ' of the queries; barriers.
     let memory = 14 * 64 * headWidth * 2 + 4 * 512 + 256
     var plan = plan(
       "BackwardWhole", "backwardWarpgroupWhole", rows: 128, sharedMemory: memory,
       ["STAGES": 4, "WINDOW": 0, "ROLES": 0])
     plan.useWarpgroups(4)
-    return plan
+    let turn = self.plan("BackwardRows", "turnQueriesBack", rows: 128, sharedMemory: 0, [:])
+    return [plan] + (isRotary ? [turn] : [])
   }
 
   /// How a role goes about the pass. Keys that query heads share meet the queries of one head after the other, so that
@@ -106,7 +107,10 @@ extension CUDAKernels {
     let isMapped =
       shape.mappedRows > 0 && pass.areInputsSpread && gradients.areSpread(for: shape)
     let tensors = try isMapped ? maps(of: pass, gradients, fiber: 64) : BulkMaps()
-    let isWhole = shape.backwardWholePlan != nil && isMapped && pass.lengths == 0
+    // ∂/∂q that has been turned back already cannot be added to while it is not.
+    let isWhole =
+      !shape.backwardWholePlans.isEmpty && isMapped && pass.lengths == 0
+      && !(shape.isRotary && gradients.accumulates)
     // Whole fibers are dealt out in the same way by all kernels.
     let launches =
       isWhole ? [(kernels[3], false)] : [(kernels[1], false), (kernels[2], true)]
@@ -122,6 +126,14 @@ extension CUDAKernels {
         overlaps: device.overlapsLaunches,
         parameters: BackwardWalkParameters(
           walk: walks, rows: isMapped ? Int32(shape.mappedRows) : 0, maps: tensors))
+    }
+    if isWhole, shape.isRotary {
+      let turn = kernels[4]
+      // A block has 32 rows at a time, four times.
+      try driver.launch(
+        turn.function, grid: ((shape.tokens + 127) / 128, shape.batch * shape.heads),
+        threads: turn.plan.threads, sharedMemory: 0, stream: stream,
+        overlaps: device.overlapsLaunches, parameters: parameters)
     }
     if shape.hasBeta, let reduction = kernels.last {
       try driver.launch(

@@ -9,7 +9,7 @@ extension CUDAKernels.Request {
     case .forwardWarpgroup(let shape): [shape.warpgroupPlan].compactMap { $0 }
     case .backward(let shape): shape.backwardPlans + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .backwardWarpgroup(let shape):
-      (shape.backwardWarpgroupPlans ?? []) + [shape.backwardWholePlan].compactMap { $0 }
+      (shape.backwardWarpgroupPlans ?? []) + shape.backwardWholePlans
         + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .backwardShortWarpgroup(let shape):
       [shape.backwardShortWarpgroupPlan].compactMap { $0 }

@@ -59,8 +59,8 @@ struct CUDATests {
       tokens: 2048, width: 64, lengths: [2048, 2048], biases: false),
   ]
 
-  /// Whole fibers without padding or rotation, whose backward pass is one launch: of four tiles and of two, below a short
-  /// pass and below a long one, which leaves D.
+  /// Whole fibers without padding, whose backward pass is one launch: of four tiles and of two, below a short pass and below
+  /// a long one, which leaves D; rotated ones without a pass above, whose ∂/∂q is turned back at last.
   static let whole: [Trial] = [
     Trial(
       fold: [256, 2], support: .slidingCausal, normalization: .joint, heads: 2, keyHeads: 2,
@@ -68,6 +68,12 @@ struct CUDATests {
     Trial(
       fold: [3, 256], support: .blockCausal, normalization: .joint, heads: 2, keyHeads: 2,
       tokens: 768, width: 128, layout: .tokensFirst, biases: false),
+    Trial(
+      fold: [256, 2], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
+      heads: 3, keyHeads: 3, tokens: 512, width: 128, layout: .tokensFirst, biases: false),
+    Trial(
+      fold: [128, 3], support: .blockCausal, rotary: Rotary(.sequence), heads: 2, keyHeads: 2,
+      tokens: 384, width: 128, biases: false),
     Trial(
       fold: [66, 128], support: .blockCausal, heads: 2, keyHeads: 2, tokens: 8448, width: 128,
       biases: false),

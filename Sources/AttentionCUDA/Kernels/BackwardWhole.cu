@@ -1,10 +1,11 @@
 // The backward pass of whole causal fibers of 128 or 256 positions on Hopper in one launch: 16-bit elements, head width 128,
-// heads with keys of their own, no rotation. Backward.cu states the formulas; five products of every pair of tiles
+// heads with keys of their own. Backward.cu states the formulas; five products of every pair of tiles
 // instead of the seven of two roles (BackwardWarpgroup.cu), and q, k, u and du' are read once.
 //
 // A block holds q and du' of a fiber, and k and u of 128 positions at a time. A consumer has 64 of these:
 // zᵀ = k·qᵀ → pᵀ, dpᵀ = u·du'ᵀ → dzᵀ, du += pᵀ·du', dk += dzᵀ·q. Both leave dz of a tile of queries in shared memory, where
 // the second one, whose keys fewer queries see, takes it up for dq = dz·k. L2 adds what a fiber's later keys make of dq.
+// Rotated, dq is left turned: BackwardRows.cu turns it back.
 
 // c += a · b for 64 rows of a in shared memory, both operands' panels given by descriptors; b's channels are c's columns.
 __device__ __forceinline__ void addTiles(float (&c)[8][4], u32 a, u32 b) {
@@ -43,8 +44,8 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
     Rows rows;
     rows.beta = BETA ? p.beta[walk.h] : 0.f;
 #pragma unroll 1
-    for (int low = 0; low < tiles; low += OWN, blocks++) {
-      int key = low + group, position = key * 64 + first + g;
+    for (int block = 0; block < tiles; block += OWN, blocks++) {
+      int key = block + group, position = key * 64 + first + g;
       float dbeta = 0.f, dlse[2] = {0.f, 0.f};
 #pragma unroll
       for (int half = 0; half < 2; half++) {
@@ -57,7 +58,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
       waitFor(at.keysFull + group * 8, blocks & 1);
       waitFor(at.valuesFull + group * 8, blocks & 1);
 #pragma unroll 1
-      for (int tile = low; tile < tiles; tile++, steps++) {
+      for (int tile = block; tile < tiles; tile++, steps++) {
         int slot = (base + tile) % RING;
         u32 columns = at.sums + slot * 512 + c * 4;
         waitFor(at.full + slot * 8, (base + tile) / RING & 1);
@@ -142,7 +143,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
           arriveAt(at.weightsFull);
         }
         // What later keys see stays.
-        if (tile < low + OWN || low + OWN == tiles) arriveAt(at.empty + slot * 8);
+        if (tile < block + OWN || block + OWN == tiles) arriveAt(at.empty + slot * 8);
         if (group == 1) {
           waitFor(at.weightsFull, steps & 1);
           // A panel of channels at a time, for want of registers.
@@ -152,7 +153,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
             clear(dq);
             beginProducts();
 #pragma unroll 1
-            for (int panel = 0; panel < (tile > low ? OWN : 1); panel++) {
+            for (int panel = 0; panel < (tile > block ? OWN : 1); panel++) {
               u32 a = uniform(descriptor(at.weights + panel * PANEL, 16));
               u32 b = uniform(descriptor(at.keys + panel * TILE + half * PANEL, 16)) + CHANNELS;
 #pragma unroll
@@ -174,6 +175,10 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
         }
       }
       arriveAt(at.keysEmpty);
+#if ROTARY
+      float4 turns[ND / 2];
+      loadTurns(turns, p.rotary, position);
+#endif
       // Nobody reads the own tiles any more.
       if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
       else asm volatile("bar.sync 2, 128;" ::: "memory");
@@ -191,6 +196,9 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
         i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * tiles + key;
         if (lane == 0) p.dbeta[part * 4 + warp] = dbeta;
       }
+#if ROTARY
+      turnBack(dk, turns, false, p.rotary);
+#endif
       packRows(y, dk);
       waitFor(at.weightsFree, (steps & 1) ^ 1);
       stageRows(y, (group == 0 ? at.weights : at.keys + TILE) + stageLane);
@@ -218,7 +226,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupWhole(
     else sendKeys(p, at);
   } else if (group == 1) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
-    formSums(p, at);
+    handOn(p, at);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
     consume(p, at, group - 2);

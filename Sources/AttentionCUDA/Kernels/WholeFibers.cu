@@ -1,6 +1,6 @@
 // Whole fibers in shared memory, for BackwardWhole.cu: who holds what, and what is copied there and back.
 
-#define RING 4  // tiles of q and du'
+#define RING STAGES  // tiles of q and du'
 #define OWN 2   // tiles of keys, one a consumer
 
 // The fibers of a block, neighboring ones side by side.
@@ -38,13 +38,13 @@ struct Places {
   u32 queries, keys, values;
   u32 weights, results;  // dz of 64 queries and 128 keys, then dk of the first consumer; dq
   u32 sums;              // D and ℓ' of the ring's tiles
-  u32 landed, full, empty, keysFull, keysEmpty, keysReady, valuesFull, valuesEmpty, valuesReady;
+  u32 landed, full, empty, keysLanded, keysFull, keysEmpty, keysReady, valuesFull, valuesEmpty, valuesReady;
   u32 weightsFull, weightsFree, weightsReady, weightsSent, resultsReady, resultsFree;
   __device__ __forceinline__ Places(u32 memory)
       : queries(memory), keys(memory + RING * SLOT), values(keys + OWN * TILE), weights(values + OWN * TILE),
         results(weights + TILE), sums(results + TILE) {
     landed = sums + RING * 512, full = landed + RING * 8, empty = full + RING * 8;
-    keysFull = empty + RING * 8, keysEmpty = keysFull + 16, keysReady = keysEmpty + 16;
+    keysLanded = empty + RING * 8, keysFull = keysLanded + 16, keysEmpty = keysFull + 16, keysReady = keysEmpty + 16;
     valuesFull = keysReady + 8, valuesEmpty = valuesFull + 16, valuesReady = valuesEmpty + 16;
     weightsFull = valuesReady + 16, weightsFree = weightsFull + 8, weightsReady = weightsFree + 8;
     weightsSent = weightsReady + 8, resultsReady = weightsSent + 8, resultsFree = resultsReady + 8;
@@ -57,7 +57,8 @@ struct Places {
         initialize(empty + i * 8, 8);
       }
       for (int i = 0; i < OWN; i++) {
-        initialize(keysFull + i * 8, 1);
+        initialize(keysLanded + i * 8, 1);
+        initialize(keysFull + i * 8, ROTARY ? 4 : 1);
         // Both consumers read the first one's keys last, the second one's dk lies in place of its own.
         initialize(keysEmpty + i * 8, i == 0 ? 8 : 1);
         initialize(valuesFull + i * 8, 1);
@@ -148,8 +149,9 @@ __device__ __forceinline__ void fetchKeys(const WalkedBackward& p, const Places&
 #pragma unroll 1
       for (int i = 0; i < OWN; i++) {
         waitFor(at.keysEmpty + i * 8, parity);
-        expect(at.keysFull + i * 8, TILE);
-        loadBox(at.keys + i * TILE, p.kMap, at.keysFull + i * 8, walk.box(p, first + i));
+        u32 landed = (ROTARY ? at.keysLanded : at.keysFull) + i * 8;
+        expect(landed, TILE);
+        loadBox(at.keys + i * TILE, p.kMap, landed, walk.box(p, first + i));
         waitFor(at.valuesEmpty + i * 8, parity);
         expect(at.valuesFull + i * 8, TILE);
         loadBox(at.values + i * TILE, p.uMap, at.valuesFull + i * 8, walk.box(p, first + i));
@@ -235,15 +237,77 @@ __device__ __forceinline__ void formDots(const WalkedBackward& p, const Fiber& w
 }
 
 
-// Hands tiles of queries on to the consumers, with D.
-__device__ __forceinline__ void formSums(const WalkedBackward& p, const Places& at) {
+#if ROTARY
+// Turns a thread's rows of a tile, the first one by `here` and the others by a fixed step each.
+__device__ __forceinline__ void turnTile(u32 place, Turns here, const Turns& jump) {
+  uint4 a = loadShared(place), b = loadShared(FAR(place));
+#pragma unroll
+  for (int r = 0; r < ROUNDS; r++) {
+    uint4 x = a, y = b;
+    u32 row = place + r * ROUND * 128;
+    if (r + 1 < ROUNDS) a = loadShared(row + ROUND * 128), b = loadShared(FAR(row + ROUND * 128));
+    if (r > 0) here.advance(jump);
+    here.rotate(row, x, y);
+  }
+  publish();
+}
+#endif
+
+// Hands tiles on to the consumers: queries with D, and rotated ones turned.
+__device__ __forceinline__ void handOn(const WalkedBackward& p, const Places& at) {
   Fiber walk;
   Place slot(0);
-  while (walk.next(p))
-    for (int tile = 0; tile < p.tilesPerFiber; tile++, slot.next()) {
-      waitFor(at.landed + slot.slot * 8, slot.round);
-      if (p.out) formDots(p, walk, tile, at.queries + slot.slot * SLOT + TILE, at.sums + slot.slot * 512);
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) arrive(at.full + slot.slot * 8);
+  int parity = 0;
+#if ROTARY
+  int lane = threadIdx.x & 31, chunk = lane % PAIRS, row = (threadIdx.x / 32 & 3) * (32 / PAIRS) + lane / PAIRS;
+  u32 place = swizzled(row, chunk);
+  const float2* table = p.rotary + row * (D / 2) + chunk * 8;
+  Turns jump;
+  jump.load(p.rotary + ROUND * (D / 2) + chunk * 8, false);
+#endif
+  auto arriveAt = [&](u32 barrier) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(barrier);
+  };
+  // Turns are fetched while the tile is waited for.
+  auto queries = [&](int tile) {
+    u32 target = at.queries + slot.slot * SLOT;
+#if ROTARY
+    Turns here;
+    here.load(table + tile * 64 * (D / 2), false);
+#endif
+    waitFor(at.landed + slot.slot * 8, slot.round);
+#if ROTARY
+    turnTile(target + place, here, jump);
+#endif
+    if (p.out) formDots(p, walk, tile, target + TILE, at.sums + slot.slot * 512);
+    arriveAt(at.full + slot.slot * 8);
+    slot.next();
+  };
+  auto keys = [&](int first) {
+#if ROTARY
+#pragma unroll 1
+    for (int i = 0; i < OWN; i++) {
+      Turns here;
+      here.load(table + (first + i) * 64 * (D / 2), false);
+      waitFor(at.keysLanded + i * 8, parity);
+      turnTile(at.keys + i * TILE + place, here, jump);
+      arriveAt(at.keysFull + i * 8);
     }
+    parity ^= 1;
+#endif
+  };
+  while (walk.next(p)) {
+    // In the order in which there is room for them.
+#pragma unroll 1
+    for (int first = 0; first < p.tilesPerFiber; first += OWN) {
+      if (first == 0)
+#pragma unroll 1
+        for (int i = 0; i < OWN; i++) queries(i);
+      keys(first);
+      if (first == 0)
+#pragma unroll 1
+        for (int i = OWN; i < p.tilesPerFiber; i++) queries(i);
+    }
+  }
 }
