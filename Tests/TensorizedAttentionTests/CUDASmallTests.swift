@@ -48,10 +48,11 @@ struct CUDASmallTests {
     Trial(
       fold: [1, 400], support: .block, heads: 1, keyHeads: 1, tokens: 390, width: 128,
       biases: false),
-    // backwardWarpgroupWhole: fibers of four tiles and of two, whose D the kernel forms, and added to a pass above.
+    // backwardWarpgroupWhole and turnQueriesBack: fibers of four tiles, whose D the kernel forms, and of two, added to a
+    // pass above.
     Trial(
-      fold: [256, 2], support: .slidingCausal, normalization: .joint, heads: 2, keyHeads: 2,
-      tokens: 512, width: 128, biases: false),
+      fold: [256, 2], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
+      heads: 2, keyHeads: 2, tokens: 512, width: 128, biases: false),
     Trial(
       fold: [2, 128], support: .blockCausal, heads: 2, keyHeads: 2, tokens: 256, width: 128,
       biases: false),
