@@ -120,10 +120,11 @@ struct CUDATests {
           tokens: 900, width: 64, biases: false),
         // Windows of whole tiles, two and three of which a block of queries sees.
         Trial(
-          fold: [3, 64], support: support, normalization: .joint, heads: 2, keyHeads: 1,
+          fold: [7, 64], support: support, normalization: .joint, heads: 2, keyHeads: 1,
           tokens: 430, width: 64, lengths: [430, 201], biases: false),
         Trial(
-          fold: [128, 2], support: support, normalization: .joint, rotary: Rotary(.mode), heads: 2,
+          fold: [3, 128, 2], support: support, normalization: .joint, rotary: Rotary(.mode),
+          heads: 2,
           keyHeads: 2, tokens: 610, width: 128, biases: false),
         // The halves of a head that rotate together lie in different lanes of the tensor cores.
         Trial(
