@@ -92,7 +92,8 @@ let package = Package(
       resources: [
         "Prelude", "Tiles", "Cluster", "Exchange", "Forward", "ForwardFused", "Backward",
         "BackwardLong", "BiasGradient", "Reduce", "Decode", "Warpgroup", "WarpgroupWalk",
-        "WarpgroupProducers", "ForwardWarpgroup", "ClusterTasks", "ForwardCluster",
+        "WarpgroupProducers", "WarpgroupSoftmax", "WarpgroupTakers", "ForwardWarpgroup",
+        "ClusterTasks", "ForwardCluster",
         "BackwardRows", "BackwardResults", "BackwardWarpgroup", "WholeFibers", "BackwardWhole",
         "BackwardProducts", "BackwardTiles",
         "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardBulk", "BackwardFusedBulk",

@@ -29,6 +29,7 @@ public final class CUDAKernels: Sendable {
     case biasGradient(CUDAPassShape)
     case forwardFused(CUDAFusedShape)
     case forwardChain(CUDAChainShape)
+    case forwardLongPair(CUDALongPairShape)
     case backwardFused(CUDAFusedShape)
     case backwardFusedBulk(CUDAFusedShape)
     case decode(CUDADecode.Variant, clusters: Bool)

@@ -16,6 +16,7 @@ extension CUDAKernels.Request {
         + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .forwardFused(let shape): [shape.clusterPlan ?? shape.forwardPlan]
     case .forwardChain(let shape): [shape.plan].compactMap { $0 }
+    case .forwardLongPair(let shape): [shape.plan]
     case .backwardFused(let shape):
       [shape.backwardPlan] + (shape.upper.hasBeta ? [shape.upper.reductionPlan] : [])
     case .backwardFusedBulk(let shape):
@@ -53,22 +54,27 @@ extension CUDAKernels {
   ///   - shapes: the passes.
   ///   - fused: the first two of them as one launch, if they are.
   ///   - chain: the first three forward passes as one launch, if they are.
+  ///   - longPair: the first two forward passes as one launch, if they are and not `fused`.
   ///   - backward: whether gradients will be wanted.
   ///   - biasGradient: for every pass, whether its mode bias wants one.
   ///   - isPadded: whether sequences have lengths of their own.
   /// - Throws: ``CUDAError``.
   public func prepare(
     _ shapes: [CUDAPassShape], fused: CUDAFusedShape? = nil, chain: CUDAChainShape? = nil,
-    backward: Bool = false, biasGradient: [Bool] = [], isPadded: Bool = false
+    longPair: CUDALongPairShape? = nil, backward: Bool = false, biasGradient: [Bool] = [],
+    isPadded: Bool = false
   ) throws {
     let device = try driver.device()
-    var requests = shapes.dropFirst(chain != nil ? 3 : fused != nil ? 2 : 0).map {
+    let isPaired = fused != nil || longPair != nil
+    var requests = shapes.dropFirst(chain != nil ? 3 : isPaired ? 2 : 0).map {
       Self.forwardRequest($0, on: device)
     }
     if let chain {
       requests.append(.forwardChain(chain))
     } else if let fused {
       requests.append(.forwardFused(fused))
+    } else if let longPair {
+      requests.append(.forwardLongPair(longPair))
     }
     let alone = { Self.backwardRequest($0, on: device) }
     if backward, let fused, !biasGradient.prefix(2).contains(true) {

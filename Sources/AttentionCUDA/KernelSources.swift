@@ -15,7 +15,10 @@ package enum KernelSources {
       bytes =
         PackageResources.Cluster_cu + PackageResources.Exchange_cu + PackageResources.Warpgroup_cu
         + PackageResources.ClusterTasks_cu + PackageResources.ForwardCluster_cu
-    case "ForwardWarpgroup": bytes = warpgroup + PackageResources.ForwardWarpgroup_cu
+    case "ForwardWarpgroup":
+      bytes =
+        warpgroup + PackageResources.WarpgroupSoftmax_cu + PackageResources.WarpgroupTakers_cu
+        + PackageResources.ForwardWarpgroup_cu
     case "BackwardWarpgroup":
       bytes =
         warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardWarpgroup_cu

@@ -111,9 +111,11 @@ extension CUDAKernels {
   }
 
   /// A walk with the maps of a long pass's tensors, or without them where heads or sequences share memory.
-  func tensorWalk(_ walk: WalkParameters, of pass: CUDAPass) throws(CUDAError)
-    -> ForwardWalkParameters
-  {
+  ///
+  /// - Parameter outputRows: the rows of u' that are taken to memory at a time.
+  func tensorWalk(
+    _ walk: WalkParameters, of pass: CUDAPass, outputRows: Int = 16
+  ) throws(CUDAError) -> ForwardWalkParameters {
     let shape = pass.shape
     var parameters = ForwardWalkParameters(walk: walk)
     guard shape.mappedRows > 0, pass.areInputsSpread,
@@ -126,7 +128,7 @@ extension CUDAKernels {
     parameters.queries = try map(pass.queries, shape.heads, 64)
     parameters.keys = try map(pass.keys, shape.keyHeads, 64)
     parameters.values = try map(pass.values, shape.valueHeads, 64)
-    parameters.output = try map(pass.output, shape.heads, 16)
+    parameters.output = try map(pass.output, shape.heads, outputRows)
     return parameters
   }
 }

@@ -141,26 +141,55 @@ struct CUDAPlan: Sendable {
     return CUDAChainShape(pair: fused, top: passShape(2))
   }
 
+  /// The two lowest modes as one launch, if the upper one's fibers are long and a kernel runs them.
+  private func longPairShape(_ fused: CUDAFusedShape?) -> CUDALongPairShape? {
+    guard fused == nil, pattern.fold.order > 1, scale.isNormal, scale > 0,
+      let device = try? CUDAKernels.shared().driver.device()
+    else { return nil }
+    return CUDALongPairShape(
+      lower: passShape(0), upper: passShape(1), capability: device.capability,
+      sharedMemory: device.sharedMemory)
+  }
+
+  /// How the forward passes of a call are launched.
+  private struct Launches {
+    var fused: CUDAFusedShape?
+    var chain: CUDAChainShape?
+    var longPair: CUDALongPairShape?
+    /// What blocks tell each other by.
+    var workspace: Tensor?
+  }
+
+  private func launches(saves: Bool) -> Launches {
+    let fused = fusedShape(saves: saves)
+    let chain = chainShape(fused)
+    let longPair = longPairShape(fused)
+    let bytes = chain?.workspaceBytes ?? longPair?.workspaceBytes
+    return Launches(
+      fused: fused, chain: chain, longPair: longPair,
+      workspace: bytes.map { .empty([$0], dtype: .uint8, device: device) })
+  }
+
   /// Launches all forward passes, the lowest ones together where a kernel runs them so.
   private func launch(
-    _ passes: [CUDAPass], fused: CUDAFusedShape?, chain: CUDAChainShape?, workspace: Tensor?,
-    _ kernels: CUDAKernels, _ stream: CUDADriver.Stream
+    _ passes: [CUDAPass], _ launches: Launches, _ kernels: CUDAKernels,
+    _ stream: CUDADriver.Stream
   ) throws {
     var rest = passes[...]
-    if let chain, let workspace {
+    if let chain = launches.chain, let workspace = launches.workspace {
       try kernels.forwardChain(
         chain, lower: passes[0], upper: passes[1], top: passes[2], workspace: workspace.address,
         stream: stream)
       rest = passes.dropFirst(3)
-    } else if let fused {
+    } else if let longPair = launches.longPair, let workspace = launches.workspace {
+      try kernels.forwardLongPair(
+        longPair, lower: passes[0], upper: passes[1], workspace: workspace.address, stream: stream)
+      rest = passes.dropFirst(2)
+    } else if let fused = launches.fused {
       try kernels.forwardFused(fused, lower: passes[0], upper: passes[1], stream: stream)
       rest = passes.dropFirst(2)
     }
     for pass in rest { try kernels.forward(pass, stream: stream) }
-  }
-
-  private func workspace(_ chain: CUDAChainShape?) -> Tensor? {
-    chain.map { .empty([$0.workspaceBytes], dtype: .uint8, device: device) }
   }
 
   private var passShapes: [CUDAPassShape] { (0..<pattern.fold.order).map(passShape) }
@@ -249,12 +278,14 @@ struct CUDAPlan: Sendable {
     let output = Tensor.empty(inputs[0].shape, dtype: dtype, device: device)
     let lse = emptyLSE()
     guard output.count > 0 else { return (output, lse) }
-    // A short pass reads and writes the same rows, so u' may replace u where both are the output; a
-    // long one needs u beside it.
+    // A short pass reads and writes the same rows, so u' may replace u where both are the output, and so do the blocks of
+    // a long pair; another long one needs u beside it.
     let order = pattern.fold.order
+    let launches = launches(saves: false)
     var other: Tensor?
     var places = [DeviceTensor](repeating: DeviceTensor(output, layout: layout), count: order)
-    for index in stride(from: order - 1, to: 0, by: -1) where !passShape(index).worksInPlace {
+    for index in stride(from: order - 1, to: 0, by: -1)
+    where !(passShape(index).worksInPlace || index == 1 && launches.longPair != nil) {
       // The pass before writes to the buffer that this one does not.
       let isOutput = places[index] == DeviceTensor(output, layout: layout)
       let buffer = other ?? .empty(inputs[0].shape, dtype: dtype, device: device)
@@ -262,12 +293,10 @@ struct CUDAPlan: Sendable {
       let place = DeviceTensor(isOutput ? buffer : output, layout: layout)
       for lower in 0..<index { places[lower] = place }
     }
-    let fused = fusedShape(saves: false)
-    let chain = chainShape(fused)
-    let finished = workspace(chain)
-    withExtendedLifetime((operands, output, lse, other, finished)) {
+    withExtendedLifetime((operands, output, lse, other, launches.workspace)) {
       run { kernels, stream in
-        try kernels.prepare(passShapes, fused: fused, chain: chain)
+        try kernels.prepare(
+          passShapes, fused: launches.fused, chain: launches.chain, longPair: launches.longPair)
         let passes = (0..<order).map { index in
           pass(
             index, operands,
@@ -275,7 +304,7 @@ struct CUDAPlan: Sendable {
               ? DeviceTensor(operands.values, layout: layout) : places[index - 1],
             output: places[index], carried: lse, lse: lse)
         }
-        try launch(passes, fused: fused, chain: chain, workspace: finished, kernels, stream)
+        try launch(passes, launches, kernels, stream)
       }
     }
     return (output, lse)
@@ -290,18 +319,17 @@ struct CUDAPlan: Sendable {
     let values = (1..<order).map { _ in empty(shape.heads) }
     let lses = (0..<order).map { _ in emptyLSE() }
     if output.count > 0 {
-      let fused = fusedShape(saves: true)
-      let chain = chainShape(fused)
-      let finished = workspace(chain)
-      withExtendedLifetime((operands, output, values, lses, finished)) {
+      let launches = launches(saves: true)
+      withExtendedLifetime((operands, output, values, lses, launches.workspace)) {
         run { kernels, stream in
           try kernels.prepare(
-            passShapes, fused: fused, chain: chain, backward: true,
-            biasGradient: wantsBias(needed[firstBias...]), isPadded: operands.lengths != nil)
+            passShapes, fused: launches.fused, chain: launches.chain, longPair: launches.longPair,
+            backward: true, biasGradient: wantsBias(needed[firstBias...]),
+            isPadded: operands.lengths != nil)
           let passes = (0..<order).map {
             saved($0, operands, output: output, values: values, lses: lses)
           }
-          try launch(passes, fused: fused, chain: chain, workspace: finished, kernels, stream)
+          try launch(passes, launches, kernels, stream)
         }
       }
     }

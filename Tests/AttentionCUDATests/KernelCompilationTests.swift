@@ -260,6 +260,68 @@ struct KernelCompilationTests {
     #expect(make((16, 16, 16), 4096)?.plan?.macros.contains("TOP=16") == true)
   }
 
+  /// The two lowest passes of a block support, 8 heads of 2 sequences of `tokens` tokens.
+  static func longPair(
+    _ element: CUDAElement, width: Int, sizes: (Int, Int), tokens: Int = 9000, full: Bool = false,
+    isRotary: Bool = false, support: Support = .blockCausal
+  ) -> CUDALongPairShape? {
+    let make = { (index: Int) in
+      CUDAPassShape(
+        element: element, headWidth: width, batch: 2, heads: 8, keyHeads: full ? 2 : 8,
+        valueHeads: index == 2 && full ? 2 : 8, tokens: tokens,
+        mode: Mode(
+          index: index, size: index == 2 ? sizes.1 : sizes.0, stride: index == 2 ? 1 : sizes.1,
+          isLowest: index == 2), support: support, isJoint: full && index == 1,
+        hasBeta: full && index == 1, isRotary: isRotary)
+    }
+    return CUDALongPairShape(lower: make(2), upper: make(1))
+  }
+
+  @Test(
+    "two passes of one launch compile, the upper one's fibers being long",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
+    arguments: [CUDAElement.bfloat16, .float16],
+    [(128, 128, 64), (128, 192, 64), (128, 128, 128), (64, 256, 64)])
+  func compileLongPair(element: CUDAElement, sizes: (Int, Int, Int)) throws {
+    for (full, support) in [(false, Support.blockCausal), (true, .blockCausal), (true, .block)]
+    where sizes.2 == 64 || support == .blockCausal {
+      let plan = try #require(
+        Self.longPair(
+          element, width: sizes.0, sizes: (sizes.1, sizes.2), full: full, support: support)
+      ).plan
+      #expect(plan.sharedMemory <= 227 * 1024 && plan.threads == 512)
+      let cubin = try compiler.get().compile(
+        source: KernelSources.source(of: plan.file), name: plan.file + ".cu",
+        options: plan.options(architecture: "sm_90a"))
+      #expect(!cubin.isEmpty, "\(plan.macros)")
+    }
+  }
+
+  @Test("long passes share a launch where their walks are of one size and L2 holds a block of both")
+  func longPairs() throws {
+    let make = { (width: Int, sizes: (Int, Int)) in
+      Self.longPair(.bfloat16, width: width, sizes: sizes)
+    }
+    let plan = try #require(make(128, (128, 64))).plan
+    #expect(["APART=1", "BOTH=1", "STAGES=3", "TILES=2"].allSatisfy(plan.macros.contains))
+    #expect(try #require(make(128, (128, 128))).plan.macros.contains("APART=0"))
+    #expect(make(128, (128, 64))?.lag(blocks: 132) == 140)
+    #expect(make(128, (128, 128))?.lag(blocks: 132) == 161)
+    #expect(make(128, (128, 64))?.lag(blocks: 1) == 64)
+    #expect(make(128, (128, 64))?.workspaceBytes == 2 * 8 * 2 * 4)
+    #expect(make(128, (256, 64)) == nil && make(64, (256, 64)) != nil)
+    #expect(make(64, (128, 64)) == nil && make(40, (256, 64)) == nil)
+    #expect(make(128, (64, 64)) == nil && make(128, (100, 100)) == nil)
+    #expect(make(128, (128, 32)) == nil && make(128, (192, 128)) == nil)
+    #expect(make(128, (192, 192)) == nil)
+    #expect(Self.longPair(.bfloat16, width: 128, sizes: (128, 128), support: .block) == nil)
+    #expect(Self.longPair(.float32, width: 128, sizes: (128, 64)) == nil)
+    #expect(Self.longPair(.bfloat16, width: 128, sizes: (128, 64), isRotary: true) == nil)
+    #expect(
+      Self.longPair(.bfloat16, width: 128, sizes: (128, 64), support: .slidingCausal) == nil)
+    #expect(Self.longPair(.bfloat16, width: 128, sizes: (128, 64), tokens: 2000) == nil)
+  }
+
   @Test("passes that a cluster cannot hold are launched one by one")
   func notFused() {
     #expect(Self.fused(.bfloat16, width: 128, sizes: (64, 64), full: false) == nil)
@@ -327,6 +389,7 @@ struct KernelCompilationTests {
     #expect(MemoryLayout<PassParameters>.size == 408)
     #expect(MemoryLayout<BiasParameters>.size == 432)
     #expect(MemoryLayout<ForwardWalkParameters>.size == 1024)
+    #expect(MemoryLayout<PairedForwardParameters>.size == 2112)
     #expect(MemoryLayout<FusedBulkParameters>.size == 832 + 14 * 128)
     #expect(MemoryLayout<WalkParameters>.size == 408 + 56)
     #expect(MemoryLayout<BackwardWalkParameters>.size == 1408)

@@ -23,6 +23,10 @@ struct CUDASmallTests {
       fold: [4, 16, 16], support: .blockCausal, normalization: .joint, heads: 9, keyHeads: 3,
       tokens: 1000, width: 64, lengths: [1000, 900, 1000, 1, 256, 257, 999, 1000],
       layout: .tokensFirst, biases: false),
+    // forwardWarpgroup with two passes, whose blocks wait for each other.
+    Trial(
+      fold: [2, 128, 64], support: .blockCausal, heads: 4, keyHeads: 2, tokens: 8200, width: 128,
+      biases: false),
     // forwardFused and backwardFused.
     Trial(
       fold: [2, 16, 16], support: .blockCausal, normalization: .joint, rotary: Rotary(.mode),

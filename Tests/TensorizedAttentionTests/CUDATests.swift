@@ -79,6 +79,25 @@ struct CUDATests {
       biases: false),
   ]
 
+  /// Two long modes that share a launch, with enough rows for it: whole blocks of both, ragged ones, padding, grouped heads.
+  static let paired: [Trial] = [
+    Trial(
+      fold: [3, 128, 64], support: .blockCausal, heads: 2, keyHeads: 1, tokens: 9000, width: 128,
+      lengths: [9000, 4321], biases: false),
+    Trial(
+      fold: [1, 128, 64], support: .blockCausal, normalization: .joint, heads: 4, tokens: 8192,
+      width: 128, layout: .tokensFirst, biases: false),
+    Trial(
+      fold: [192, 64], support: .block, normalization: .joint, heads: 2, keyHeads: 1,
+      tokens: 12_000, width: 128, lengths: [12_000, 9000], layout: .tokensFirst, biases: false),
+    Trial(
+      fold: [128, 128], support: .blockCausal, heads: 4, keyHeads: 1, tokens: 10_001, width: 128,
+      biases: false),
+    Trial(
+      fold: [256, 64], support: .blockCausal, normalization: .joint, heads: 1, keyHeads: 1,
+      tokens: 16_384, width: 64, lengths: [16_384, 12_345], biases: false),
+  ]
+
   static let trials: [Trial] =
     fused
     + Support.allCases.flatMap { support in
@@ -162,11 +181,11 @@ struct CUDATests {
 
   @Test(
     "half types err at most twice what the same-type composition errs",
-    arguments: trials + chained + whole,
+    arguments: trials + chained + paired + whole,
     [DType.bfloat16, .float16])
   func half(trial: Trial, dtype: DType) { expectHalfPrecision(trial, dtype) }
 
-  @Test("two runs agree bit by bit", arguments: trials + chained + whole)
+  @Test("two runs agree bit by bit", arguments: trials + chained + paired + whole)
   func repeatable(trial: Trial) {
     let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
     let second = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
@@ -194,6 +213,31 @@ struct CUDATests {
         #expect(x.values == y.values, "\(x.name), run \(run)")
       }
     }
+  }
+
+  // Without gradients, passes that share a launch write over what they have read.
+  @Test("outputs are the same bits without gradients", arguments: chained + paired)
+  func alone(trial: Trial) {
+    var numbers = Numbers(seed: 5)
+    let batch = trial.lengths?.count ?? 1
+    let make = { (heads: Int) in
+      numbers.tensor(
+        trial.layout == .headsFirst
+          ? [batch, heads, trial.tokens, trial.width] : [batch, trial.tokens, heads, trial.width],
+        .bfloat16
+      ).to(.cuda())
+    }
+    let (q, k, v) = (make(trial.heads), make(trial.keyHeads), make(trial.keyHeads))
+    let run = {
+      tensorizedAttention(
+        queries: q, keys: k, values: v, pattern: trial.pattern, lengths: trial.lengths,
+        layout: trial.layout, backend: .cuda)
+    }
+    let alone = run()
+    q.requiresGrad = true
+    let saved = run()
+    #expect(alone.output.array(Double.self) == saved.output.array(Double.self))
+    #expect(alone.logSumExp.array(Double.self) == saved.logSumExp.array(Double.self))
   }
 
   @Test(
@@ -236,8 +280,8 @@ struct CUDATests {
 @Suite struct CUDATrialTests {
   @Test(
     "the GPU's trials fit their folds",
-    arguments: CUDATests.trials + CUDATests.chained + CUDASmallTests.clusters
-      + CUDASmallTests.blocks + CUDASmallTests.single)
+    arguments: CUDATests.trials + CUDATests.chained + CUDATests.paired + CUDATests.whole
+      + CUDASmallTests.clusters + CUDASmallTests.blocks + CUDASmallTests.single)
   func trials(trial: Trial) {
     #expect(trial.pattern.objection(tokens: trial.tokens) == nil)
     #expect(trial.heads % trial.keyHeads == 0)

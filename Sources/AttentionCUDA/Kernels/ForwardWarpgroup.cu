@@ -14,165 +14,29 @@
 // WINDOW (1: some fiber is longer than the sliding window), EVEN (1: that window is a whole number of tiles, and TILES
 // one more), PACKED (1: rows are turned in their own type).
 
-#ifndef EVEN
-#define EVEN 0
-#endif
 #define STAGE (16 * D * 2)  // a warp's staged output rows, as tensor memory access reads them
 
-// What a tile's scores get before the softmax, in units of the dot product: −∞ where a query does not see the
-// key, and the diagonal less β, since β is added to the whole row afterwards. `delta` is the distance of
-// the lane's first query from its first key.
-template <bool MAYBE_DIAGONAL, bool MAYBE_EDGE>
-__device__ __forceinline__ void mask(const WalkedPass& p, const Walk<FORWARD>& walk, float (&s)[8][4], int block, int tile,
-                                     int delta, const float (&carried)[2], float beta, const float* bias) {
-#if BIAS
-  float inverse = reciprocal(p.rawScale);
-#pragma unroll
-  for (int n = 0; n < 8; n++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      int distance = delta + (e >> 1) * 8 - n * 8 - (e & 1);
-#if SLIDING
-      if ((u32)distance < (u32)p.size) s[n][e] += __ldg(bias + distance) * inverse;
-#else
-      int key = tile * 64 + (threadIdx.x & 3) * 2 + n * 8 + (e & 1);
-      if (key < p.size && distance + key < p.size)
-        s[n][e] += __ldg(bias + (i64)(distance + key) * p.size + key) * inverse;
-#endif
-    }
-#endif
-  if (MAYBE_DIAGONAL && tile == block) {
-    float diagonal[2] = {beta, beta};
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      if (JOINT) diagonal[half] = carried[half] - beta;
-      // Formed here and not where ℓ is fetched, which would wait for it.
-      asm volatile("" : "+f"(diagonal[half]));
-      diagonal[half] *= reciprocal(p.rawScale);
-    }
-#pragma unroll
-    for (int n = 0; n < 8; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        int offset = n * 8 + (e & 1) - (e >> 1) * 8;
-        // A warp's rows begin at a multiple of sixteen: a row's own key can only be one of half the lane's.
-        bool mayBeOwn = (n & 1) == e >> 1;
-        if (JOINT && mayBeOwn && delta == offset) s[n][e] = diagonal[e >> 1];
-        if (!JOINT && BETA && mayBeOwn && delta == offset) s[n][e] -= diagonal[e >> 1];
-        if (CAUSAL && delta < offset) s[n][e] = -INFINITE;
-      }
-  }
-#if WINDOW
-  if (MAYBE_EDGE && (block - tile) * 64 + 63 >= p.size) {
-    int outside = delta - p.size;
-#pragma unroll
-    for (int n = 0; n < 8; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++)
-        if (outside >= n * 8 + (e & 1) - (e >> 1) * 8) s[n][e] = -INFINITE;
-  }
-#elif !CAUSAL
-  if (MAYBE_EDGE && tile * 64 + 64 > walk.keys) {
-    int left = walk.keys - tile * 64 - (threadIdx.x & 3) * 2;
-#pragma unroll
-    for (int n = 0; n < 8; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++)
-        if (left <= n * 8 + (e & 1)) s[n][e] = -INFINITE;
-  }
-#endif
-}
-
-#if TILES
-// Of the first tile of a window that is a whole number of tiles a query sees the keys behind its own place, of the last one
-// those up to it: both fit one tile. `first` becomes that.
-__device__ __forceinline__ void merge(const WalkedPass& p, float (&first)[8][4], const float (&last)[8][4], int delta,
-                                      const float (&carried)[2], float beta) {
-  float inverse = reciprocal(p.rawScale);
-#pragma unroll
-  for (int n = 0; n < 8; n++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      int offset = n * 8 + (e & 1) - (e >> 1) * 8;
-      float own = last[n][e];
-      bool mayBeOwn = (n & 1) == e >> 1;
-      if (JOINT && mayBeOwn && delta == offset) own = (carried[e >> 1] - beta) * inverse;
-      if (!JOINT && BETA && mayBeOwn && delta == offset) own -= beta * inverse;
-      first[n][e] = delta >= offset ? own : first[n][e];
-    }
-}
-
-// Divides the weights of such a tile again: `first` keeps those of its keys behind the row's place.
-__device__ __forceinline__ void divideWeights(u32 (&first)[4][4], u32 (&last)[4][4], int delta) {
-#pragma unroll
-  for (int k = 0; k < 4; k++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      // A word is two keys: both, the lower one or none of them up to the row's place.
-      int hidden = max(16 - 16 * (delta + (i % 2) * 8 - (2 * k + i / 2) * 8), 0);
-      u32 seen;
-      asm("shr.u32 %0, %1, %2;" : "=r"(seen) : "r"(~0u), "r"(hidden));
-      last[k][i] = first[k][i] & seen;
-      first[k][i] &= ~seen;
-    }
-}
-#endif
-
-// The largest score of each of a lane's two rows; four chains rather than one, because their latency counts.
-__device__ __forceinline__ void largest(float (&best)[2], const float (&s)[8][4]) {
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    float part[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      part[i] = fmaxf(fmaxf(s[i][half * 2], s[i][half * 2 + 1]), fmaxf(s[i + 4][half * 2], s[i + 4][half * 2 + 1]));
-    best[half] = fmaxf(best[half], fmaxf(fmaxf(part[0], part[1]), fmaxf(part[2], part[3])));
-  }
-}
-
-// Scores → exponentials below the rows' references, which are added to the rows' sums.
-__device__ __forceinline__ void exponentiate(float (&s)[8][4], const float (&top)[2], float (&sum)[2], float scale) {
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    float part[4], shift = top[half] == -INFINITE ? 0.f : top[half] * scale;
-#pragma unroll
-    for (int n = 0; n < 8; n++)
-#pragma unroll
-      for (int e = half * 2; e < half * 2 + 2; e++) {
-        s[n][e] = exp2Fast(s[n][e] * scale - shift);
-        part[n % 4] = n < 4 && e % 2 == 0 ? s[n][e] : part[n % 4] + s[n][e];
-      }
-    sum[half] += (part[0] + part[1]) + (part[2] + part[3]);
-  }
-}
-
-template <int N>
-struct Index {
-  static constexpr int value = N;
-};
-template <int COUNT, int I = 0, class Body>
-__device__ __forceinline__ void each(Body& body) {
-  if constexpr (I < COUNT) {
-    body(Index<I>());
-    each<COUNT, I + 1>(body);
-  }
-}
-
-__device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, const Gates& gates, int group) {
+__device__ __forceinline__ void consume(const Parameters& all, u32 memory, const Gates& gates, int group) {
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
   u32 full = gates.full, empty = gates.empty;
   u32 queryFull = gates.queryFull + group * 8, queryEmpty = gates.queryEmpty + group * 8;
   u32 queries = memory + STAGES * SLOT + group * TILE;
+#if BOTH
+  int untaken = 3;  // parities of the staged rows of both passes
+#else
   u32 stage = memory + STAGES * SLOT + 2 * TILE + (group * 4 + warp) * STAGE;
-  int taken = 0;   // blocks of queries so far
-  Place held(0);   // where the first tile that is held lies
-  float scale = p.scale;
-  i64 rowStep = p.stride * p.oN;
+#endif
+  int taken = 0;  // blocks of queries so far
+  Place held(0);  // where the first tile that is held lies
+  float scale = passOf(all, 0).scale;
+  i64 rowStep = passOf(all, 0).stride * passOf(all, 0).oN;
 
   Walk<FORWARD> walk;
-  walk.begin(p);
-  while (walk.next(p)) {
+  walk.begin(all);
+  while (walk.next(all)) {
+    const WalkedForward& p = passOf(all, walk.upper);
+    if (BOTH) rowStep = p.stride * p.oN;
     int from = walk.low;  // the first tile that is held
     auto release = [&]() {
       if (lane == 0) arrive(empty + held.slot * 8);
@@ -185,7 +49,7 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
     };
     i64 lseRow = (i64)(walk.b * p.heads + walk.h) * p.lseN + walk.origin;
     T* outRow = p.out + walk.b * p.oB + walk.h * p.oH + walk.origin * p.oN;
-    float beta = BETA ? p.beta[walk.h] : 0.f;
+    float beta = BETA && (!BOTH || p.beta) ? p.beta[walk.h] : 0.f;
     const float* bias = p.bias ? p.bias + (i64)walk.h * p.biasStride : nullptr;
     for (int block = walk.live + group; block < walk.last; block += 2) {  // padding: rows of zeros
       if (block < walk.first) continue;
@@ -200,23 +64,28 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
     for (int block = walk.first + (group ^ walk.turn); block < walk.live; block += 2) {
       int position = block * 64 + first + g;
       float carried[2] = {0.f, 0.f};
+      auto carry = [&]() {
 #if JOINT
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        int j = position + half * 8;
-        if (j >= walk.firstRow && j < walk.keys) carried[half] = p.lseIn[lseRow + (i64)j * p.stride];
-      }
+        for (int half = 0; half < 2; half++) {
+          int j = position + half * 8;
+          if (IS_JOINT && j >= walk.firstRow && j < walk.keys) carried[half] = p.lseIn[lseRow + (i64)j * p.stride];
+        }
 #endif
+      };
+      if (!BOTH) carry();
       float o[ND][4], top[2] = {-INFINITE, -INFINITE}, sum[2] = {0.f, 0.f};
       {
-        int low = CAUSAL ? walk.lowTile(p, block) : 0, high = CAUSAL ? block : walk.high;
+        int low = CAUSAL || APART ? walk.lowTile(p, block) : 0, high = CAUSAL || APART && !walk.upper ? block : walk.high;
         // Tiles before the next own block's first are not needed again.
-        int keep = block + 2 < walk.live ? (CAUSAL ? walk.lowTile(p, block + 2) : 0) : high + 1;
+        int keep = block + 2 < walk.live ? (CAUSAL || APART ? walk.lowTile(p, block + 2) : 0) : high + 1;
+        if (APART) keep = min(keep, high + 1);  // tiles that this consumer skips are waited for
 #pragma unroll 1
         while (from < low) skip();
         Place place = held;
         u32 a[D / 16][4];
         waitFor(queryFull, taken & 1);
+        if (BOTH) carry();  // the copying warps have waited for the unit's ℓ
 #pragma unroll
         for (int k = 0; k < D / 16; k++)
           loadMatrices(a[k], queries + swizzled(first + (lane & 15), k * 2 + (lane >> 4)));
@@ -381,17 +250,38 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
         factor[half] = any ? reciprocal(total) : 0.f;
         lse[half] = any ? top[half] * p.rawScale + beta + log2Fast(total) * LN2 : -INFINITE;
       }
+#if BOTH
+      // Rows leave by a warp that also tells when they have.
+      int which = group * 2 + walk.upper;
+      waitFor(gates.taken(which), untaken >> walk.upper & 1);
+      untaken ^= 1 << walk.upper;
+      u32 stage = memory + STAGES * SLOT + (2 + which) * TILE + warp * 2048;
+      bool whole = walk.isBox(p, block);
+#else
       // Rows leave by tensor memory access, once it has read those before, or 128 bytes at a time.
       if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
       __syncwarp();
+#endif
 #pragma unroll
       for (int n = 0; n < ND; n += 2)
-        storeMatrices(stage + n / 8 * 2048 + (lane & 15) * 128 + (((n + (lane >> 4)) ^ lane) & 7) * 16,
+        storeMatrices(stage + n / 8 * STAGE_PANEL + (lane & 15) * 128 + (((n + (lane >> 4)) ^ lane) & 7) * 16,
                       pack(o[n][0] * factor[0], o[n][1] * factor[0]), pack(o[n][2] * factor[1], o[n][3] * factor[1]),
                       pack(o[n + 1][0] * factor[0], o[n + 1][1] * factor[0]),
                       pack(o[n + 1][2] * factor[1], o[n + 1][3] * factor[1]));
-      int j0 = block * 64 + first, line = divide(walk.origin, p.byStride);
-      if (j0 >= walk.firstRow && j0 + 16 <= walk.length && line + j0 + 16 <= p.rows) {
+      int j0 = block * 64 + first;
+#if !BOTH
+      int line = divide(walk.origin, p.byStride);
+      bool whole = j0 >= walk.firstRow && j0 + 16 <= walk.length && line + j0 + 16 <= p.rows;
+#endif
+      if (whole) {
+#if BOTH
+        if (c == 0)
+#pragma unroll
+          for (int half = 0; half < 2; half++)
+            asm volatile("st.shared.f32 [%0], %1;" ::"r"(gates.leaving(which) + (first + g + half * 8) * 4), "f"(lse[half])
+                         : "memory");
+        publish();
+#else
         publish();
         __syncwarp();
         if (lane == 0) {
@@ -400,10 +290,11 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
             asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4, %5}], [%6];" ::"l"(
                              &p.outMap),
                          "r"(panel * 64), "r"(line + j0), "r"(walk.origin - line * p.stride), "r"(walk.h), "r"(walk.b),
-                         "r"(stage + panel * 2048)
+                         "r"(stage + panel * STAGE_PANEL)
                          : "memory");
           asm volatile("cp.async.bulk.commit_group;" ::: "memory");
         }
+#endif
       } else {
         __syncwarp();
 #pragma unroll 1
@@ -411,7 +302,7 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
           int j = j0 + r;
 #pragma unroll
           for (int panel = 0; panel < D / 64; panel++) {
-            uint4 x = loadShared(stage + panel * 2048 + r * 128 + (((lane ^ r) & 7) << 4));
+            uint4 x = loadShared(stage + panel * STAGE_PANEL + r * 128 + (((lane ^ r) & 7) << 4));
             if (j >= walk.firstRow && j < walk.length) storeGlobal(outRow + j * rowStep + panel * 64 + lane % 8 * 8, x);
           }
         }
@@ -420,8 +311,13 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         int j = position + half * 8;
-        if (j >= walk.firstRow && j < walk.length && (lane & 3) == 0) p.lseOut[lseRow + (i64)j * p.stride] = lse[half];
+        bool mine = j >= walk.firstRow && j < walk.length && (lane & 3) == 0;
+        if (mine && !(BOTH && whole)) p.lseOut[lseRow + (i64)j * p.stride] = lse[half];
       }
+#if BOTH
+      __syncwarp();
+      if (lane == 0) arrive(gates.staged(which));
+#endif
     }
 #pragma unroll 1
     while (from <= walk.high) skip();
@@ -429,10 +325,10 @@ __device__ __forceinline__ void consume(const WalkedForward& p, u32 memory, cons
   if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const __grid_constant__ WalkedForward p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const __grid_constant__ Parameters p) {
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
-  Gates gates(memory + STAGES * SLOT + 2 * TILE + 8 * STAGE);
+  Gates gates(memory + STAGES * SLOT + (BOTH ? 6 : 4) * TILE);
   gates.open(2);
   followPrevious();
   // Registers go to the warpgroups that hold accumulators: 40 + 72 + 2 · 200 = 4 · 128.
@@ -442,7 +338,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const 
     fetch<FORWARD>(p, memory, gates);
   } else if (group == 1) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+#if BOTH
+    int warp = uniform(threadIdx.x / 32 & 3);
+    if (warp == 0) turn<FORWARD>(passOf(p, 0), memory, gates);
+    else takeRows(p, memory, gates, warp == 1, warp - 2);
+#else
     turn<FORWARD>(p, memory, gates);
+#endif
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
     consume(p, memory, gates, group - 2);

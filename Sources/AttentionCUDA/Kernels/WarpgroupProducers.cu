@@ -35,16 +35,38 @@ __device__ __forceinline__ void copyRows(u32 tile, const T* line, i64 step, int 
   }
 }
 
+#if BOTH
+// What L2 should keep until the upper pass has read it, and what nobody reads again.
+__device__ __forceinline__ u64 keepPolicy() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ __forceinline__ u64 dropPolicy() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+#endif
+
 // The same by tensor memory access, from one thread.
 template <class Box>
-__device__ __forceinline__ void loadBox(u32 tile, const Map& map, u32 barrier, const Box& at) {
+__device__ __forceinline__ void loadBox(u32 tile, const Map& map, u32 barrier, const Box& at, u64 policy = 0) {
 #pragma unroll
   for (int n = 0; n < D; n += 64)
+#if BOTH
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4, "
+        "%5, %6}], [%7], %8;" ::"r"(tile + n / 64 * PANEL),
+        "l"(&map), "r"(n), "r"(at.position), "r"(at.fiber), "r"(at.h), "r"(at.b), "r"(barrier), "l"(policy)
+        : "memory");
+#else
     asm volatile(
         "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], "
         "[%7];" ::"r"(tile + n / 64 * PANEL),
         "l"(&map), "r"(n), "r"(at.position), "r"(at.fiber), "r"(at.h), "r"(at.b), "r"(barrier)
         : "memory");
+#endif
 }
 
 #ifndef PACKED
@@ -114,19 +136,31 @@ struct Gates {
   __device__ __forceinline__ Gates(u32 place)
       : landed(place), full(place + ITEMS * 8), empty(full + STAGES * 8), queryFull(empty + STAGES * 8),
         queryEmpty(queryFull + 24), notes(queryEmpty + 24), sums(notes + ITEMS * 4) {}
+#if BOTH
+  // A consumer's rows of results wait to be taken to memory; they were; their ℓ'.
+  __device__ __forceinline__ u32 staged(int which) const { return landed + 512 + which * 16; }
+  __device__ __forceinline__ u32 taken(int which) const { return staged(which) + 8; }
+  __device__ __forceinline__ u32 leaving(int which) const { return landed + 576 + which * 256; }
+#endif
 
   // Sets them up, for a number of buffers of own blocks.
   __device__ __forceinline__ void open(int buffers) const {
     if (threadIdx.x == 0) {
       for (int i = 0; i < ITEMS; i++) initialize(landed + i * 8, 129);
       for (int i = 0; i < STAGES; i++) {
-        initialize(full + i * 8, 4);
+        initialize(full + i * 8, BOTH ? 1 : 4);
         initialize(empty + i * 8, 8);
       }
       for (int i = 0; i < buffers; i++) {
-        initialize(queryFull + i * 8, 4);
+        initialize(queryFull + i * 8, BOTH ? 1 : 4);
         initialize(queryEmpty + i * 8, 4);
       }
+#if BOTH
+      for (int i = 0; i < 4; i++) {
+        initialize(staged(i), 4);
+        initialize(taken(i), 1);
+      }
+#endif
     }
     __syncthreads();
   }
@@ -144,7 +178,7 @@ struct Gates {
 
 // Fetches tiles in the order in which they are needed, as far ahead as the ring allows.
 template <int ROLE, class P>
-__device__ __forceinline__ void fetch(const P& p, u32 memory, const Gates& gates) {
+__device__ __forceinline__ void fetch(const P& all, u32 memory, const Gates& gates) {
   constexpr int OWN = ROLE == FORWARD ? TILE : SLOT;
   int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
   int row = warp * (32 / PAIRS) + lane / PAIRS, chunk = lane % PAIRS;
@@ -163,8 +197,29 @@ __device__ __forceinline__ void fetch(const P& p, u32 memory, const Gates& gates
   };
   Walk<ROLE> walk;
   Place slot(0);
-  walk.begin(p);
-  while (walk.next(p)) {
+  walk.begin(all);
+  u64 once = 0, again = 0;
+#if BOTH
+  u64 keep = keepPolicy();
+  int ready = -1;  // the last unit whose lower pass is known to be done
+  once = dropPolicy();
+#endif
+  while (walk.next(all)) {
+    const auto& p = passOf(all, walk.upper);
+#if BOTH
+    again = walk.upper ? once : keep;
+    if (walk.upper && walk.unit != ready) {
+      ready = walk.unit;
+      if (lane == 0) {
+        u32 arrivals = walk.arrivals(all), seen;
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(all.finished + ready) : "memory");
+        while (seen < arrivals);
+        // Before copies by tensor memory access.
+        asm volatile("fence.proxy.async;" ::: "memory");
+      }
+      __syncwarp();
+    }
+#endif
     // Where a row's chunk is found, formed for every copy: the registers have no room for eight lines and steps.
     // Keys are shared by ratioK query heads and values by ratioU.
     auto lineOf = [&](const T* base, i64 batch, i64 head, i64 token, int ratio) {
@@ -180,11 +235,11 @@ __device__ __forceinline__ void fetch(const P& p, u32 memory, const Gates& gates
           asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(landed),
                        "r"(ROLE == FORWARD && asQuery ? TILE : SLOT)
                        : "memory");
-          loadBox(target - place, asQuery ? p.qMap : p.kMap, landed, box.of(asQuery ? 1 : p.ratioK));
+          loadBox(target - place, asQuery ? p.qMap : p.kMap, landed, box.of(asQuery ? 1 : p.ratioK), again);
           if constexpr (ROLE != FORWARD)
             loadBox(target - place + TILE, asQuery ? p.doutMap : p.uMap, landed, box.of(asQuery ? 1 : p.ratioU));
           else if (!asQuery)
-            loadBox(target - place + TILE, p.uMap, landed, box.of(p.ratioU));
+            loadBox(target - place + TILE, p.uMap, landed, box.of(p.ratioU), once);
         }
         return;
       }

@@ -31,6 +31,24 @@ struct WalkedForward : WalkedPass {
 };
 static_assert(sizeof(WalkedForward) == 1024, "Swift's ForwardWalkParameters has this size");
 
+#ifndef BOTH
+#define BOTH 0
+#endif
+#if BOTH
+// The forward passes of the two lowest modes in one launch. A unit is n_{m−1}·n_m consecutive tokens of a head: all that its
+// fibers of both modes see. Must match `PairedForwardParameters`.
+struct PairedForward {
+  WalkedForward passes[2];  // the lower one and the one above
+  u32* finished;            // for every unit: twice the walks of the lower pass whose rows have been taken to memory
+  Division byWalks, byUnits;
+  int unitWalks, unitsPerHead, walks, lag;
+};
+static_assert(sizeof(PairedForward) == 2112, "Swift's PairedForwardParameters has this size");
+__device__ __forceinline__ const WalkedForward& passOf(const PairedForward& p, int upper) { return p.passes[upper]; }
+#endif
+__device__ __forceinline__ const WalkedForward& passOf(const WalkedForward& p, int) { return p; }
+__device__ __forceinline__ const WalkedBackward& passOf(const WalkedBackward& p, int) { return p; }
+
 // What a block does. The key role is the mirror image of the query one: it owns keys and streams the queries that see
 // them, and its tiles count from the fiber's last key to its first.
 #define FORWARD 0
@@ -38,6 +56,9 @@ static_assert(sizeof(WalkedForward) == 1024, "Swift's ForwardWalkParameters has 
 #define KEY 2
 #ifndef GROUPED
 #define GROUPED 0
+#endif
+#ifndef APART
+#define APART 0  // 1: a walk of the lower pass has several fibers, a tile each
 #endif
 
 // A run of own blocks on one fiber: blocks and tiles are 64 positions, counted from the fiber's first (mirrored:
@@ -57,8 +78,14 @@ struct Walk {
   int low, high;           // tiles of keys, high inclusive
   int cursor, end, turn;   // turn: which consumer has the first block, alternating as the shares differ
   int swapped;             // whether the first pair of own blocks is
+#if BOTH
+  int upper, unit;         // which of the two passes this is, and which unit of both
+#else
+  static constexpr int upper = 0;
+#endif
 
-  __device__ __forceinline__ static int lowTile(const WalkedPass& p, int block) {
+  __device__ __forceinline__ int lowTile(const WalkedPass& p, int block) const {
+    if (APART && !upper) return block;
     return WINDOW ? max(0, block - (p.size + 62) / 64) : 0;
   }
   __device__ __forceinline__ static int positions(const WalkedPass& p, int origin, int end) {
@@ -76,6 +103,49 @@ struct Walk {
     heads = ROLE == KEY && GROUPED ? p.heads / p.ratioK : p.heads;
     replica = ROLE == KEY ? p.ratioK : 0;
   }
+#if BOTH
+  // Both passes have as many walks a unit. They take turns: one of the lower pass, then one of the upper pass, `lag` walks
+  // behind, when what it reads has been written and is still in L2.
+  __device__ __forceinline__ void begin(const PairedForward& both) {
+    cursor = (int)blockIdx.x - (int)gridDim.x;
+    upper = 1, turn = 1;
+  }
+  __device__ __forceinline__ bool next(const PairedForward& both) {
+    while (true) {
+      upper ^= 1;
+      if (!upper) cursor += gridDim.x, turn ^= 1;
+      if (cursor >= both.walks + both.lag) return false;
+      int index = upper ? cursor - both.lag : cursor;
+      if (index < 0 || index >= both.walks) continue;
+      const WalkedForward& p = both.passes[upper];
+      unit = divide(index, both.byWalks);
+      int line = divide(unit, both.byUnits);
+      fiber = index - unit * both.unitWalks;
+      b = divide(line, p.byHeads);
+      h = line - b * p.heads;
+      origin = (unit - line * both.unitsPerHead) * both.unitWalks * both.passes[0].size + fiber * (upper ? 1 : p.size);
+      length = keys = positions(p, origin, p.tokens);
+      if (p.lengths) keys = uniform(positions(p, origin, min(p.lengths[b], p.tokens)));
+      firstRow = first = 0;
+      last = (length + 63) / 64;
+      if (first >= last) continue;
+      full = live = (keys + 63) / 64;
+      low = 0;
+      high = live - 1;
+      return true;
+    }
+  }
+  // Whether tensor memory access can take the rows of a block to memory.
+  __device__ __forceinline__ bool isBox(const WalkedForward& p, int block) const {
+    return block * 64 + 64 <= length && divide(origin, p.byStride) + block * 64 + 64 <= p.rows;
+  }
+  // What the unit's counter says when its rows of the lower pass are there.
+  __device__ __forceinline__ u32 arrivals(const PairedForward& both) const {
+    const WalkedForward& p = both.passes[0];
+    int first = (unit - divide(unit, both.byUnits) * both.unitsPerHead) * both.unitWalks * p.size;
+    return 2 * min(both.unitWalks, (p.tokens - first + p.size - 1) / p.size);
+  }
+#endif
   // The block that is the k-th to come.
   __device__ __forceinline__ bool isSwapped(int k) const {
     return PAIRED && ((k >> 1 ^ swapped) & 1) && (k | 1) < live - first;
