@@ -209,7 +209,8 @@ struct KernelCompilationTests {
 
   /// Three passes of a block support, 4 heads of 16 sequences of `tokens` tokens.
   static func chain(
-    _ element: CUDAElement, width: Int, sizes: (Int, Int, Int), tokens: Int, full: Bool
+    _ element: CUDAElement, width: Int, sizes: (Int, Int, Int), tokens: Int, full: Bool,
+    saves: Bool? = nil
   ) -> CUDAChainShape? {
     let strides = [sizes.1 * sizes.2, sizes.2, 1]
     let make = { (index: Int) in
@@ -221,7 +222,7 @@ struct KernelCompilationTests {
           isLowest: index == 3), support: full ? .block : .blockCausal,
         isJoint: full && index < 3, hasBeta: full && index < 3, hasBias: full, isRotary: false)
     }
-    return CUDAFusedShape(lower: make(3), upper: make(2), saves: full).flatMap {
+    return CUDAFusedShape(lower: make(3), upper: make(2), saves: saves ?? full).flatMap {
       CUDAChainShape(pair: $0, top: make(1))
     }
   }
@@ -251,9 +252,15 @@ struct KernelCompilationTests {
     #expect(make((32, 32, 32), 32768) != nil)
     #expect(make((32, 32, 32), 32768).map(\.keptFrom) == 0)
     #expect(make((32, 32, 32), 32768)?.order(clusters: 15) ?? (0, 0) == (16, 1))
+    let saving = { (size: Int) in
+      Self.chain(
+        .bfloat16, width: 128, sizes: (size, 32, 32), tokens: size * 1024, full: false, saves: true)
+    }
+    #expect(saving(32)?.order(clusters: 15) ?? (0, 0) == (12, 1))
+    #expect(saving(16)?.order(clusters: 15) ?? (0, 0) == (16, 1))
     #expect(make((64, 32, 32), 65536).map(\.keptFrom) == 39)
     #expect(make((64, 32, 32), 65536)?.order(clusters: 15) ?? (0, 0) == (28, 1))
-    #expect(make((16, 16, 16), 4096)?.order(clusters: 66) ?? (0, 0) == (3, 5))
+    #expect(make((16, 16, 16), 4096)?.order(clusters: 66) ?? (0, 0) == (16, 4))
     #expect(make((65, 16, 16), 16640) == nil)
     #expect(make((4, 16, 16), 2048) == nil)
     #expect(make((4, 16, 16), 1024) == nil)

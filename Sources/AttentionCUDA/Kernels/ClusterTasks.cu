@@ -285,25 +285,56 @@ __device__ __forceinline__ void storeRowPart(T* place, uint4 x, u64 policy) {
 #endif
 }
 
+// Takes ℓ' of a tile's rows to memory. Where fibers lie across tokens, a position's rows of all fibers of a tile are
+// neighboring tokens, and go in one store.
+template <int pass>
+__device__ __forceinline__ void takeLSE(const Pass& p, const Task& task, const Places& places, int tile, int group,
+                                        int lane) {
+  constexpr int size = FIBER_OF(pass), fibers = 64 / size;
+  float* line = p.lseOut + (i64)(task.b * p.heads + task.h) * p.lseN;
+  auto left = [&](int row) {
+    float lse;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(lse) : "r"(places.leaving + (group * 64 + row) * 4) : "memory");
+    return lse;
+  };
+  if constexpr (pass > 0 && (fibers == 2 || fibers == 4)) {
+    if (task.full && (reinterpret_cast<u64>(line) & (fibers * 4 - 1)) == 0) {
+      if (lane >= size) return;
+      float x[fibers];
+#pragma unroll
+      for (int i = 0; i < fibers; i++) x[i] = left(lane + i * size);
+      float* place = line + task.token<pass>(tile, lane);
+      if constexpr (fibers == 2)
+        asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(place), "f"(x[0]), "f"(x[1]) : "memory");
+      else
+        asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(place), "f"(x[0]), "f"(x[1]),
+                     "f"(x[fibers - 2]), "f"(x[fibers - 1])
+                     : "memory");
+      return;
+    }
+  }
+  int mark = task.full ? task.token<pass>(tile, lane) : task.mark<pass>(p, tile, lane);
+  int token = mark < -1 ? -2 - mark : mark;
+  float lse = left(lane);
+  if (token >= 0) line[token] = lse;
+}
+
 // Takes a tile's rows to memory.
 template <int pass>
 __device__ __forceinline__ void take(const Pass& p, const Task& task, const Places& places, int tile, int group,
                                      int& staging) {
   constexpr int round = 64 / CHUNKS;
   int lane = threadIdx.x % 64, row = lane / CHUNKS, chunk = lane % CHUNKS;
-  int mark = task.full ? task.token<pass>(tile, lane) : task.mark<pass>(p, tile, lane);
-  int token = mark < -1 ? -2 - mark : mark;
   T* base = p.out + task.b * p.oB + task.h * p.oH + chunk * 8;
   u32 stage = places.tile(group, 6);
 #if TOP
-  u64 policy = pass == 1 && task.stays ? keepPolicy() : dropPolicy();
+  // What is saved has to reach memory anyway: not kept by force, u″ is still there when the top pass comes.
+  u64 policy = pass == 1 && task.stays ? (SAVE ? usualPolicy() : keepPolicy()) : dropPolicy();
 #else
   u64 policy = 0;
 #endif
   waitFor(places.staged(group), staging);
-  float lse;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(lse) : "r"(places.leaving + (group * 64 + lane) * 4) : "memory");
-  if (token >= 0) p.lseOut[(i64)(task.b * p.heads + task.h) * p.lseN + token] = lse;
+  takeLSE<pass>(p, task, places, tile, group, lane);
 #pragma unroll
   for (int n = 0; n < CHUNKS; n += 4) {
     uint4 x[4];
