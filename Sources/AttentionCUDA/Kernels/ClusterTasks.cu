@@ -340,20 +340,26 @@ __device__ __forceinline__ void take(const Pass& p, const Task& task, const Plac
     uint4 x[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) x[i] = loadShared(stage + stagedAt(row + (n + i) * round, chunk));
-    if (n + 4 == CHUNKS) {
+    // Once the last row is in registers, as its store wants it: an arrival may overtake loads.
+    auto freeStage = [&]() {
+      if (n + 4 < CHUNKS) return;
       __syncwarp();
       if (lane % 32 == 0) arrive(places.taken(group));
-    }
+    };
     if (task.full) {
       T* place = base + task.token<pass>(tile, row) * p.oN;
 #pragma unroll
-      for (int i = 0; i < 4; i++) storeRowPart(place + Task::ahead<pass>((n + i) * round) * p.oN, x[i], policy);
+      for (int i = 3; i >= 0; i--) {
+        storeRowPart(place + Task::ahead<pass>((n + i) * round) * p.oN, x[i], policy);
+        if (i == 3) freeStage();
+      }
     } else {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         int other = task.mark<pass>(p, tile, row + (n + i) * round), at = other < -1 ? -2 - other : other;
         if (at >= 0) storeGlobal(base + at * p.oN, x[i]);
       }
+      freeStage();
     }
   }
   staging ^= 1;
