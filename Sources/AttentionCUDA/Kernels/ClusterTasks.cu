@@ -148,25 +148,6 @@ __device__ __forceinline__ u32 stagedAt(int row, int chunk) {
   return chunk / 8 * PANEL + row * 128 + (((chunk ^ turn) & 7) << 4);
 }
 
-#if TOP
-// What L2 should keep until the top pass has read it, what siblings read soon, and what nobody reads again.
-__device__ __forceinline__ u64 keepPolicy() {
-  u64 policy;
-  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-__device__ __forceinline__ u64 usualPolicy() {
-  u64 policy;
-  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-__device__ __forceinline__ u64 dropPolicy() {
-  u64 policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-#endif
-
 // Copies a tile's rows; `place` is the lane's own chunk of its first row there.
 template <int pass>
 __device__ __forceinline__ void copyTile(u32 place, const T* base, i64 step, const Pass& p, const Task& task, int tile,

@@ -28,6 +28,23 @@ __device__ __forceinline__ void waitFor(u32 barrier, int parity) {
 // Makes this thread's stores to shared memory visible to wgmma.
 __device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// What L2 should keep until a later pass has read it, what is read soon, and what nobody reads again.
+__device__ __forceinline__ u64 keepPolicy() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ __forceinline__ u64 usualPolicy() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ __forceinline__ u64 dropPolicy() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // Where chunk `chunk` of row `row` lies in a tile.
 __device__ __forceinline__ u32 swizzled(int row, int chunk) {
   return chunk / 8 * PANEL + row * 128 + (((chunk ^ row) & 7) << 4);

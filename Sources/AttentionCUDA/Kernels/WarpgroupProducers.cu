@@ -35,20 +35,6 @@ __device__ __forceinline__ void copyRows(u32 tile, const T* line, i64 step, int 
   }
 }
 
-#if BOTH
-// What L2 should keep until the upper pass has read it, and what nobody reads again.
-__device__ __forceinline__ u64 keepPolicy() {
-  u64 policy;
-  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-__device__ __forceinline__ u64 dropPolicy() {
-  u64 policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-#endif
-
 // The same by tensor memory access, from one thread.
 template <class Box>
 __device__ __forceinline__ void loadBox(u32 tile, const Map& map, u32 barrier, const Box& at, u64 policy = 0) {
