@@ -18,6 +18,18 @@ __device__ __forceinline__ float2 loadPair(u32 address) {
   return x;
 }
 
+// dp of 64 × 64 pairs becomes scale · dp − D, where a lane's D lie at `columns`; beside products that are under way.
+__device__ __forceinline__ void subtractDots(float (&d)[8][4], u32 columns, float scale) {
+  pin(d);
+#pragma unroll
+  for (int n = 0; n < 8; n++) {
+    float2 dot = loadPair(columns + n * 32);
+#pragma unroll
+    for (int e = 0; e < 4; e++) d[n][e] = d[n][e] * scale - (e & 1 ? dot.y : dot.x);
+  }
+  pin(d);
+}
+
 // What a lane knows of its two rows: own queries or own keys.
 struct Rows {
   float shift[2], dot[2];  // query role: ℓ' − β in base 2 and scale·D
@@ -260,14 +272,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
           // dp − D beside the product with p, where ptxas finds the registers; then dz takes the place of p as it was
           // rounded: they have no room for both.
           awaitProducts<JOINT ? 1 : 0>();
-          pin(d);
-#pragma unroll
-          for (int n = 0; n < 8; n++) {
-            float2 dot = loadPair(columns + n * 32);
-#pragma unroll
-            for (int e = 0; e < 4; e++) d[n][e] = d[n][e] * p.rawScale - (e & 1 ? dot.y : dot.x);
-          }
-          pin(d);
+          subtractDots(d, columns, p.rawScale);
           awaitProducts<0>();
 #pragma unroll
           for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");

@@ -94,14 +94,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
           for (int k = 0; k < 4; k++) add<1>(du, weights[k], queries + TILE / 16 + CHANNELS + k * 2048 / 16);
           commitProducts();
           awaitProducts<1>();
-          pin(d);
-#pragma unroll
-          for (int n = 0; n < 8; n++) {
-            float2 dot = loadPair(columns + n * 32);
-#pragma unroll
-            for (int e = 0; e < 4; e++) d[n][e] = d[n][e] * p.rawScale - (e & 1 ? dot.y : dot.x);
-          }
-          pin(d);
+          subtractDots(d, columns, p.rawScale);
           awaitProducts<0>();
 #pragma unroll
           for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");

@@ -16,6 +16,16 @@ struct WalkedPass : Pass {
   Division byFibers, byChunks, byHeads, byStride;
   float* dotsBelow;  // key role: ⟨du, u⟩ of every row, the pass below's ⟨du', u'⟩, or null
 };
+
+// The first token of a fiber.
+__device__ __forceinline__ int firstToken(const WalkedPass& p, int fiber) {
+#if SLIDING
+  return fiber;
+#else
+  int block = divide(fiber, p.byStride);
+  return block * (p.size * p.stride) + fiber - block * p.stride;
+#endif
+}
 static_assert(sizeof(WalkedPass) == sizeof(Pass) + 56, "Swift's WalkParameters has this size");
 
 // The backward pass with its tensors. Must match `BackwardWalkParameters`.
@@ -200,12 +210,7 @@ struct Walk {
       h = line - b * heads;
       if (ROLE == KEY && GROUPED) h *= p.ratioK, replica = 0;
       fiber += p.firstFiber;
-#if SLIDING
-      origin = fiber;
-#else
-      int block = divide(fiber, p.byStride);
-      origin = block * (p.size * p.stride) + fiber - block * p.stride;
-#endif
+      origin = firstToken(p, fiber);
       length = keys = positions(p, origin, p.tokens);
       if (p.lengths) keys = uniform(positions(p, origin, min(p.lengths[b], p.tokens)));
       firstRow = p.firstQuery > origin ? divide(p.firstQuery - origin + p.stride - 1, p.byStride) : 0;

@@ -14,12 +14,7 @@ struct Fiber {
     b = divide(line, p.byHeads);
     h = line - b * p.heads;
     cursor += gridDim.x;
-#if SLIDING
-    origin = fiber;
-#else
-    int block = divide(fiber, p.byStride);
-    origin = block * (p.size * p.stride) + fiber - block * p.stride;
-#endif
+    origin = firstToken(p, fiber);
     return true;
   }
   // Where tensor memory access finds a tile.
