@@ -202,7 +202,6 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
   }
 }
 
-
 extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupWhole(const __grid_constant__ WalkedBackward p) {
   followPrevious();
   extern __shared__ __align__(1024) char dynamic[];

@@ -231,7 +231,6 @@ __device__ __forceinline__ void formDots(const WalkedBackward& p, const Fiber& w
   }
 }
 
-
 #if ROTARY
 // Turns a thread's rows of a tile, the first one by `here` and the others by a fixed step each.
 __device__ __forceinline__ void turnTile(u32 place, Turns here, const Turns& jump) {
