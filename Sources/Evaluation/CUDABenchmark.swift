@@ -17,8 +17,8 @@ public struct CUDABenchmark {
     public var tokens: Int
     /// H, and as many key heads.
     public var heads: Int
-    /// D.
-    public var width = 128
+    /// D, of queries, keys and values.
+    public var width: Int
     /// What is attended with.
     public var pattern: AttentionPattern
     /// β of every head and mode, or nil.
@@ -34,17 +34,36 @@ public struct CUDABenchmark {
       _ tokens: Int, _ fold: [Int], heads: Int = 32, backward: Bool = false, peers: Bool = true,
       peersBackward: Bool = false
     ) -> Problem {
-      Problem(
-        tokens: tokens, heads: heads,
-        pattern: AttentionPattern(fold: Fold(fold), support: .blockCausal, normalization: .perMode),
-        beta: nil, backward: backward, peers: peers, peersBackward: peersBackward)
+      var problem = Problem(
+        tokens: tokens, heads: heads, width: 128,
+        pattern: AttentionPattern(fold: Fold(fold), support: .blockCausal, normalization: .perMode))
+      problem.backward = backward
+      problem.peers = peers
+      problem.peersBackward = peersBackward
+      return problem
     }
 
     private static func sliding(_ tokens: Int, _ fold: [Int], peers: Bool) -> Problem {
-      Problem(
-        tokens: tokens, heads: 32,
-        pattern: AttentionPattern(fold: Fold(fold), rotary: Rotary(.mode)), beta: -2,
-        backward: true, peers: peers, peersBackward: peers)
+      var problem = Problem(
+        tokens: tokens, heads: 32, width: 128,
+        pattern: AttentionPattern(fold: Fold(fold), rotary: Rotary(.mode)))
+      problem.peers = peers
+      problem.peersBackward = peers
+      return problem
+    }
+
+    /// A problem of one's own: in joint normalization with β = −2 in every mode, as in the sliding rows of
+    /// ``standard(upTo:)``. Backward passes are timed up to 131 072 tokens, peers that attend to all
+    /// tokens as far (32 768 with their backward passes).
+    public init(tokens: Int, heads: Int, width: Int, pattern: AttentionPattern) {
+      self.tokens = tokens
+      self.heads = heads
+      self.width = width
+      self.pattern = pattern
+      beta = pattern.normalization == .joint ? -2 : nil
+      backward = tokens <= 131_072
+      peers = tokens <= 131_072
+      peersBackward = tokens <= 32_768
     }
 
     /// The folds by which the kernels are judged, up to `tokens` tokens.
@@ -71,7 +90,8 @@ public struct CUDABenchmark {
     var fold: String
     var support: String
     var normalization: String
-    var correct: Bool
+    /// Whether the error is within its bound; a row whose error is not has no times.
+    public var correct: Bool
     var maxError: Double
     var errorBound: Double
     var copyGbps: Double
@@ -153,18 +173,19 @@ public struct CUDABenchmark {
     ).output
   }
 
-  /// The relative errors of the kernels and of the same-type composition on two heads.
+  /// The relative errors of the kernels and of the same-type composition on at most two heads.
   private func errors(_ problem: Problem, _ inputs: Inputs) -> (kernels: Double, composed: Double) {
-    withNoGrad {
-      let exact = attend(problem, inputs, .composed, heads: 2, dtype: .float32)
+    let heads = min(problem.heads, 2)
+    return withNoGrad {
+      let exact = attend(problem, inputs, .composed, heads: heads, dtype: .float32)
       let size = (exact * exact).sum().item(Double.self).squareRoot()
       let error = { (x: Tensor) -> Double in
         let rest = x.to(.float32) - exact
         return (rest * rest).sum().item(Double.self).squareRoot() / size
       }
       return (
-        error(attend(problem, inputs, .cuda).narrow(axis: 1, from: 0, count: 2)),
-        error(attend(problem, inputs, .composed, heads: 2))
+        error(attend(problem, inputs, .cuda).narrow(axis: 1, from: 0, count: heads)),
+        error(attend(problem, inputs, .composed, heads: heads))
       )
     }
   }

@@ -57,8 +57,8 @@ struct Bench: ParsableCommand {
     guard device == "cpu" || isCUDA else {
       throw ValidationError("--device must be cpu or cuda, not \(device).")
     }
-    guard !isCUDA || (fold == nil && figures == nil) else {
-      throw ValidationError("--fold and --figures are for --device cpu; use plot on the --json.")
+    guard !isCUDA || figures == nil else {
+      throw ValidationError("--figures is for --device cpu; use plot on the --json.")
     }
     guard heads >= 1, width >= 1, budget > 0, (tokens ?? 1) >= 1 else {
       throw ValidationError("--heads, --width, --tokens and --budget must be positive.")
@@ -150,12 +150,13 @@ struct Bench: ParsableCommand {
         format: "copy %.0f GB/s, bf16 product %.0f TFLOP/s; times in ms\n", benchmark.copyGbps,
         benchmark.matmulTflops))
     var rows: [CUDABenchmark.Row] = []
-    for problem in CUDABenchmark.Problem.standard(upTo: upTo) where !Interruption.isRequested {
+    for problem in cudaProblems where !Interruption.isRequested {
       note("\(problem.tokens) tokens, \(problem.pattern.fold) …")
       rows.append(try benchmark.run(problem))
     }
     print(CUDABenchmark.report(rows))
-    for cached in [4096, 131_072] where cached <= max(upTo, 4096) {
+    let caches = fold == nil ? [4096, 131_072].filter { $0 <= max(upTo, 4096) } : []
+    for cached in caches where !Interruption.isRequested {
       let (step, empty) = try benchmark.decode(cached: cached)
       print(
         String(
@@ -166,6 +167,17 @@ struct Bench: ParsableCommand {
     if let json {
       try CUDABenchmark.json(rows).write(to: URL(fileURLWithPath: json), options: .atomic)
     }
+    if Interruption.isRequested { throw interruptedStatus }
+    if rows.contains(where: { !$0.correct }) { throw ExitCode.failure }
+  }
+
+  private var cudaProblems: [CUDABenchmark.Problem] {
+    fold.map {
+      [
+        CUDABenchmark.Problem(
+          tokens: tokens ?? $0.capacity, heads: heads, width: width, pattern: pattern($0))
+      ]
+    } ?? CUDABenchmark.Problem.standard(upTo: upTo)
   }
 }
 

@@ -109,8 +109,10 @@ struct CommandTests {
     if Runtime.cudaDeviceCount == 0 {
       let missing = try train("missing", ["--device", "cuda"])
       #expect(missing.status == 1 && missing.errors.contains("No CUDA device is available"))
-      let bench = try Program.run("bench", "--device", "cuda")
-      #expect(bench.status == 1 && bench.errors.contains("No CUDA device is available"))
+      for own in [[], ["--fold", "8x8"]] {
+        let bench = try Program.run(["bench", "--device", "cuda"] + own)
+        #expect(bench.status == 1 && bench.errors.contains("No CUDA device is available"))
+      }
     }
   }
 
@@ -124,6 +126,11 @@ struct CommandTests {
     #expect(fold.status == 64 && fold.errors.contains("4xsix"))
     let device = try Program.run("bench", "--device", "tpu")
     #expect(device.status == 64 && device.errors.contains("cpu or cuda, not tpu"))
+    let figures = try Program.run(
+      "bench", "--device", "cuda", "--fold", "8x8", "--figures", folder.path("figures"))
+    #expect(figures.status == 64 && figures.errors.contains("plot on the --json"))
+    let tokens = try Program.run("bench", "--device", "cuda", "--fold", "8x8", "--tokens", "65")
+    #expect(tokens.status == 64 && tokens.errors.contains("65"), "\(tokens.errors)")
     let model = try Program.run("generate", "--model", folder.path("nowhere"))
     #expect(model.status == 1 && model.errors.contains("nowhere"))
   }
