@@ -139,8 +139,7 @@ extension CUDAKernels {
       try driver.launch(
         reduction.function, grid: (shape.heads, 1), threads: 256, sharedMemory: 0, stream: stream,
         overlaps: device.overlapsLaunches,
-        parameters: Reduction(
-          partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.betaParts)))
+        parameters: Reduction(parameters, count: shape.betaParts, to: gradients, shape.element))
     }
     return gradients.dotsBelow != 0
   }

@@ -11,7 +11,7 @@ public struct CUDADecode: Sendable {
     public var values: DeviceTensor
     /// The heads of `values`: G or H.
     public var valueHeads: Int
-    /// β [H] f32 or 0.
+    /// β [H] or 0.
     public var beta: CUDADriver.Address = 0
     /// The mode bias in f32 or 0; see ``CUDAPass/bias``.
     public var bias: CUDADriver.Address = 0

@@ -234,7 +234,7 @@ extension CUDAKernels {
       stream: stream,
       overlaps: device.overlapsLaunches,
       parameters: Reduction(
-        partials: parameters.upper.dbeta, out: upperGradients.beta,
-        count: Int32(shape.upper.batch * shape.blocks)))
+        parameters.upper, count: shape.upper.batch * shape.blocks, to: upperGradients,
+        shape.upper.element))
   }
 }

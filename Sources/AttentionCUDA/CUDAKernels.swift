@@ -290,8 +290,8 @@ extension CUDAKernels {
           reduction.function, grid: (shape.heads, 1), threads: 256,
           sharedMemory: 0, stream: stream,
           overlaps: device.overlapsLaunches,
-          parameters: Reduction(
-            partials: parameters.dbeta, out: gradients.beta, count: Int32(shape.batch * grid)))
+          parameters: Reduction(parameters, count: shape.batch * grid, to: gradients, shape.element)
+        )
       }
     }
     if gradients.bias != 0 {
@@ -326,10 +326,23 @@ extension CUDAKernels {
 
   /// The parameter of `reducePartials`.
   struct Reduction {
-    var partials: CUDADriver.Address
-    var out: CUDADriver.Address
-    var count: Int32
-    var padding: Int32 = 0
+    private var partials: CUDADriver.Address
+    private var out: CUDADriver.Address
+    private var lowest: CUDADriver.Address
+    private var count: Int32
+    private var element: Int32
+
+    /// The sum of the `count` parts of ∂/∂β that a pass has left of every head.
+    init(
+      _ parameters: PassParameters, count: Int, to gradients: CUDAPassGradients,
+      _ element: CUDAElement
+    ) {
+      partials = parameters.dbeta
+      out = gradients.beta
+      lowest = gradients.lowestBeta
+      self.count = Int32(count)
+      self.element = Int32(element.rawValue)
+    }
   }
 
   /// The first dimension of a launch, which also sets the tiles of a fiber.

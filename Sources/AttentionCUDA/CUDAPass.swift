@@ -59,7 +59,7 @@ public struct CUDAPass: Sendable {
   public var lseRow: Int
   /// [B] Int32: tokens at or after a sequence's length are padding; 0 means that all are full.
   public var lengths: CUDADriver.Address = 0
-  /// β [H] f32.
+  /// β [H].
   public var beta: CUDADriver.Address = 0
   /// The bias [H or 1, n_k, n_k] (block supports) or [H or 1, n_k] (sliding) in f32.
   public var bias: CUDADriver.Address = 0
@@ -102,8 +102,10 @@ public struct CUDAPassGradients: Sendable {
   public var values: DeviceTensor
   /// ∂/∂ℓ [B, H, lseRow] f32, for joint normalization.
   public var carriedLSE: CUDADriver.Address = 0
-  /// ∂/∂β [H] f32, if the shape has β.
+  /// ∂/∂β [H], if the shape has β.
   public var beta: CUDADriver.Address = 0
+  /// A further row of ∂/∂β that is to become zeros, the lowest mode's; 0 for none.
+  public var lowestBeta: CUDADriver.Address = 0
   /// ∂/∂bias, shaped as the bias and packed, f32; 0 if nothing wants it.
   public var bias: CUDADriver.Address = 0
   /// Whether ∂/∂q and ∂/∂k are added to what is there (they sum over the passes).

@@ -295,7 +295,7 @@ public struct CUDABenchmark {
     }
     let (keys, values, running) = (make(8, cached), make(8, cached), make(32, cached))
     let (queries, output) = (make(32, 1), make(32, 1))
-    let beta = Tensor.full([32], -2.0, dtype: .float32, device: device)
+    let beta = Tensor.full([32], -2.0, dtype: .bfloat16, device: device)
     let modes: [Mode] = pattern.chain
     var passes = zip(modes, [(values, 8), (running, 32)]).map { mode, cache in
       CUDADecode.Pass(mode: mode, values: DeviceTensor(cache.0), valueHeads: cache.1)

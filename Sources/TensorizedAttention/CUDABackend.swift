@@ -225,7 +225,7 @@ struct CUDAPlan: Sendable {
       queries: inputs[0].readable(element, layout: layout),
       keys: inputs[1].readable(element, layout: layout),
       values: inputs[2].readable(element, layout: layout),
-      beta: hasBeta ? inputs[3].to(.float32).contiguous() : nil,
+      beta: hasBeta ? inputs[3].contiguous() : nil,
       biases: inputs[firstBias...].map { $0.to(.float32).contiguous() },
       lengths: shape.lengths.map { Tensor($0.map(Int32.init), shape: [$0.count]).to(device) })
   }
@@ -250,7 +250,7 @@ struct CUDAPlan: Sendable {
     pass.carriedLSE = isJoint && index > 0 ? carried?.address ?? 0 : 0
     pass.lengths = operands.lengths?.address ?? 0
     if let beta = operands.beta, !mode.isLowest {
-      pass.beta = beta.address + UInt64((mode.index - 1) * shape.heads * 4)
+      pass.beta = row(mode, of: beta)
     }
     if let place = biasPlaces[mode.index - 1] {
       let bias = operands.biases[place]
@@ -259,6 +259,11 @@ struct CUDAPlan: Sendable {
     }
     pass.rotary = RotaryAngles(pattern.rotary, mode: mode, width: shape.width)
     return pass
+  }
+
+  /// Where a mode's row of β or of its gradient begins.
+  private func row(_ mode: Mode, of beta: Tensor) -> CUDADriver.Address {
+    beta.address + UInt64((mode.index - 1) * shape.heads * element.size)
   }
 
   private func run(_ body: (CUDAKernels, CUDADriver.Stream) throws -> Void) {
@@ -361,8 +366,13 @@ struct CUDAPlan: Sendable {
     let dq = Tensor.empty(inputs[0].shape, dtype: dtype, device: device)
     let dk = Tensor.empty(inputs[1].shape, dtype: dtype, device: device)
     let dv = Tensor.empty(inputs[2].shape, dtype: dtype, device: device)
-    let dbeta = Tensor.zeros(
-      [order, shape.heads], dtype: .float32, device: device)
+    // Every mode's pass but the lowest one's writes its row, and the lowest one's zeros besides.
+    let dbeta: Tensor? =
+      !hasBeta
+      ? nil
+      : order == 1
+        ? .zeros([1, shape.heads], dtype: dtype, device: device)
+        : .empty([order, shape.heads], dtype: dtype, device: device)
     guard output.count > 0 else {
       return [dq, dk, dv].map { $0 as Tensor? } + inputs[3...].map { _ in nil }
     }
@@ -399,8 +409,10 @@ struct CUDAPlan: Sendable {
       gradients.lse = lseAbove?.address ?? 0
       let lseBelow = isJoint && index > 0 ? emptyLSE() : nil
       gradients.carriedLSE = lseBelow?.address ?? 0
-      let row = pattern.chain[index].index - 1
-      gradients.beta = dbeta.address + UInt64(row * shape.heads * 4)
+      if let dbeta, !pattern.chain[index].isLowest {
+        gradients.beta = row(pattern.chain[index], of: dbeta)
+        gradients.lowestBeta = row(pattern.fold.modes[order - 1], of: dbeta)
+      }
       gradients.bias = biasGradients[index]?.address ?? 0
       steps.append(
         (saved(index, operands, output: output, values: values, lses: lses), gradients))
@@ -428,7 +440,7 @@ struct CUDAPlan: Sendable {
       }
     }
     var results: [Tensor?] = [dq, dk, dv]
-    if hasBeta { results.append(dbeta.to(dtype)) }
+    if let dbeta { results.append(dbeta) }
     return results + zip(inputs[firstBias...], dbiases).map { $1?.to($0.dtype) }
   }
 

@@ -15,7 +15,7 @@ extension DecodeStep {
       return nil
     }
     let output = Tensor.empty(queries.shape, dtype: queries.dtype, device: queries.device)
-    let beta = beta?.to(.float32).contiguous()
+    let beta = beta?.contiguous()
     let biases = modeBiases.map { $0?.to(.float32).contiguous() }
     let operands = Operands(
       element: element, queries: queries, keys: keys, values: values, output: output, beta: beta,
@@ -52,7 +52,7 @@ extension DecodeStep {
 
     func betaAddress(_ mode: Mode, heads: Int) -> CUDADriver.Address {
       guard let beta, !mode.isLowest else { return 0 }
-      return beta.address + UInt64((mode.index - 1) * heads * 4)
+      return beta.address + UInt64((mode.index - 1) * heads * element.size)
     }
 
     func bias(_ mode: Mode) -> (address: CUDADriver.Address, stride: Int) {

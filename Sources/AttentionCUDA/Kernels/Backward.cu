@@ -142,7 +142,7 @@ __device__ __forceinline__ void backwardTile(const Pass& p, char* memory, const 
       total[half] = live ? p.lseOut[lseRow + token[half]] : -INFINITE;
       carried[half] = joint && live ? p.lseIn[lseRow + token[half]] : 0.f;
     }
-    if constexpr (hasBeta) beta = p.beta[h] * LOG2E;
+    if constexpr (hasBeta) beta = toFloat(p.beta[h]) * LOG2E;
     const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
     await<1>();
     __syncthreads();

@@ -79,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongQuery(
 #endif
   }
 #if BETA
-  beta = p.beta[h] * LOG2E;
+  beta = toFloat(p.beta[h]) * LOG2E;
 #endif
   const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
 
@@ -195,7 +195,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backwardLongKey(co
     i64 lseRow = (i64)(b * p.heads + h) * p.lseN + origin;
     float beta = 0.f;
 #if BETA
-    beta = p.beta[h] * LOG2E;
+    beta = toFloat(p.beta[h]) * LOG2E;
 #endif
     const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
     if (r == 0 || p.ratioU == 1)

@@ -103,7 +103,7 @@ __device__ __forceinline__ float formWeights(const Pass& p, float (&z)[NB][4], f
       carried[half] = joint && live ? p.lseIn[lseRow + token[half]] * LOG2E : 0.f;
       dlse[half] = live && p.dlseOut ? __ldcg(p.dlseOut + lseRow + token[half]) : 0.f;
     }
-    if constexpr (hasBeta) beta = p.beta[h] * LOG2E;
+    if constexpr (hasBeta) beta = toFloat(p.beta[h]) * LOG2E;
     const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
     awaitProducts<1>();
     pin(s);

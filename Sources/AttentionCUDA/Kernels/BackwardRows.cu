@@ -11,7 +11,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) backwardRows(const __grid_
   i64 part = ((i64)blockIdx.y * gridDim.x + blockIdx.x) * THREADS + threadIdx.x;
   if (part < (i64)p.heads * p.batch * p.fibers * p.tilesPerFiber * 4) p.dbeta[part] = 0.f;
 #endif
-  float beta = BETA ? p.beta[h] * LOG2E : 0.f;
+  float beta = BETA ? toFloat(p.beta[h]) * LOG2E : 0.f;
 #pragma unroll
   for (int n = 0; n < 4; n++) {
     int t = (blockIdx.x * 4 + n) * THREADS + threadIdx.x;

@@ -151,7 +151,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
         if (ROLE == QUERY && JOINT && lane % 8 == 0) p.dlseIn[lseRow + (i64)j * p.stride] = 0.f;
       }
     }
-    float beta = BETA ? p.beta[walk.h] : 0.f;
+    float beta = BETA ? toFloat(p.beta[walk.h]) : 0.f;
     int blocks = uniform(walk.live - walk.first);
 #pragma unroll 1
     for (int k = uniform(group ^ walk.turn); k < blocks; k += 2) {

@@ -42,7 +42,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
   while (uniform(walk.next(p))) {
     i64 lseRow = (i64)(walk.b * p.heads + walk.h) * p.lseN + walk.origin;
     Rows rows;
-    rows.beta = BETA ? p.beta[walk.h] : 0.f;
+    rows.beta = BETA ? toFloat(p.beta[walk.h]) : 0.f;
 #pragma unroll 1
     for (int block = 0; block < tiles; block += OWN, blocks++) {
       int key = block + group, position = key * 64 + first + g;

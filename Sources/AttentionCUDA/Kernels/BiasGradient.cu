@@ -143,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #endif
     }
 #if BETA
-    beta = p.beta[h] * LOG2E;
+    beta = toFloat(p.beta[h]) * LOG2E;
 #endif
     const float* bias = p.bias + (i64)h * p.biasStride;
     await<1>();

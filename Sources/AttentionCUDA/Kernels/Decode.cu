@@ -16,7 +16,7 @@
 struct DecodePass {
   const T* u;
   T* next;  // the row cache of x_{p+1}; null for the last pass
-  const float* beta;
+  const T* beta;
   const float* bias;
   const float2* rotary;  // [distance][D/2]
   i64 uB, uH, uN, nextB, nextH, nextN;
@@ -137,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   for (int m = 0; m < p.passes; m++) {
     const DecodePass& pass = p.pass[m];
     int count = keysOf(pass, t, place);
-    float beta = pass.beta ? pass.beta[h] * LOG2E : 0.f;
+    float beta = pass.beta ? toFloat(pass.beta[h]) * LOG2E : 0.f;
     const float* bias = pass.bias ? pass.bias + (i64)h * pass.biasStride : nullptr;
 #pragma unroll 2
     for (int j = start; j - slot < count; j += step) {

@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const
     if (mark[half] >= 0) carried[half] = p.lseIn[lseRow + token[half]] * LOG2E;
 #endif
 #if BETA
-  beta = p.beta[h] * LOG2E;
+  beta = toFloat(p.beta[h]) * LOG2E;
 #endif
   const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
 
@@ -140,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const 
 #endif
   }
 #if BETA
-  beta = p.beta[h] * LOG2E;
+  beta = toFloat(p.beta[h]) * LOG2E;
 #endif
   const float* bias = p.bias ? p.bias + (i64)h * p.biasStride : nullptr;
 

@@ -239,7 +239,7 @@ __device__ __forceinline__ void attend(const Chain& both, const Places& places, 
   auto run = [&](const Task& task, Task& after, bool toTop, auto isFull) {
     constexpr bool full = decltype(isFull)::value;
     const float* bias = up.bias ? up.bias + (i64)task.h * up.biasStride : nullptr;
-    float beta = BETA ? up.beta[task.h] * LOG2E : 0.f;
+    float beta = BETA ? toFloat(up.beta[task.h]) * LOG2E : 0.f;
     float s[8][4], o[ND][4], top[2], sum[2], factor[2], lse[2], carried[2] = {0.f, 0.f};
     float lowFactor[2], lowLse[2];
     u32 weights[4][4];

@@ -120,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) __cluster_dims__(C
   i64 lseRow = (i64)(b * p.heads + h) * p.lseN;
   float o[ND][4], top[2], sum[2], carried[2] = {0.f, 0.f}, beta = 0.f;
 #if BETA
-  beta = up.beta[h] * LOG2E;
+  beta = toFloat(up.beta[h]) * LOG2E;
 #endif
 
   {

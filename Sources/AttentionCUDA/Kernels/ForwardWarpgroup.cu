@@ -49,7 +49,7 @@ __device__ __forceinline__ void consume(const Parameters& all, u32 memory, const
     };
     i64 lseRow = (i64)(walk.b * p.heads + walk.h) * p.lseN + walk.origin;
     T* outRow = p.out + walk.b * p.oB + walk.h * p.oH + walk.origin * p.oN;
-    float beta = BETA && (!BOTH || p.beta) ? p.beta[walk.h] : 0.f;
+    float beta = BETA && (!BOTH || p.beta) ? toFloat(p.beta[walk.h]) : 0.f;
     const float* bias = p.bias ? p.bias + (i64)walk.h * p.biasStride : nullptr;
     for (int block = walk.live + group; block < walk.last; block += 2) {  // padding: rows of zeros
       if (block < walk.first) continue;

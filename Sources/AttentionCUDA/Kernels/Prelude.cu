@@ -39,7 +39,7 @@ struct Pass {
   const float* lseIn;
   float* lseOut;
   const int* lengths;
-  const float* beta;
+  const T* beta;
   const float* bias;
   const float2* rotary;  // [row][D/2] (cos, sin) of the position relative to a tile's first key
   const T* dout;         // backward: ∂/∂u'

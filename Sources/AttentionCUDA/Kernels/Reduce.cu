@@ -1,9 +1,23 @@
-// Adds the partial sums of dβ in a fixed order: one block a head, 256 partials at a time.
+// Adds the partial sums of dβ in a fixed order: one block a head, 256 partials at a time. The lowest mode has no β: its
+// row of dβ becomes zeros here.
 struct Reduction {
   const float* partials;
-  float* out;
-  int count, reserved;
+  void* out;     // [H] in the element type, as is `lowest`
+  void* lowest;  // or null
+  int count, element;
 };
+
+// A sum as an element: 0 bf16, 1 f16, 2 f32.
+__device__ __forceinline__ void put(void* row, int place, int element, float x) {
+  if (element == 2) {
+    ((float*)row)[place] = x;
+  } else {
+    unsigned short y;
+    if (element == 0) asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    else asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    ((unsigned short*)row)[place] = y;
+  }
+}
 
 extern "C" __global__ void reducePartials(const __grid_constant__ Reduction p) {
   followPrevious();
@@ -16,7 +30,9 @@ extern "C" __global__ void reducePartials(const __grid_constant__ Reduction p) {
     if (threadIdx.x < step) sums[threadIdx.x] += sums[threadIdx.x + step];
     __syncthreads();
   }
-  if (threadIdx.x == 0) p.out[blockIdx.x] = (float)sums[0];
+  if (threadIdx.x != 0) return;
+  put(p.out, blockIdx.x, p.element, (float)sums[0]);
+  if (p.lowest) put(p.lowest, blockIdx.x, p.element, 0.f);
 }
 
 // Adds the parts of a mode bias's gradient in a fixed order; places that the parts lack become zeros. One
