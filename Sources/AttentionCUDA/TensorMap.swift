@@ -76,14 +76,15 @@ extension CUDADriver {
     ].map { max($0 * shape.element.size, 16) }
     let box = stride == 1 ? [64, rows, 1, 1, 1] : [64, fiber, rows / fiber, 1, 1]
     var map = TensorMap()
-    // CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, …_FLOAT16; a 128-byte swizzle; 256 bytes at a time into L2.
+    // CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, …_FLOAT16; a 128-byte swizzle; 128 bytes at a time into L2, as wide as a box is:
+    // with 256, every panel of 64 channels asks for its neighbor's half of the row, too.
     let code = withUnsafeTemporaryAllocation(
       byteCount: MemoryLayout<TensorMap>.size, alignment: 64
     ) { place -> Int32 in
       guard let base = place.baseAddress else { return 1 }
       let code = encodeMap(
         base, shape.element == .bfloat16 ? 9 : 6, 5, tensor.address, sizes.map(UInt64.init),
-        strides.map(UInt64.init), box.map(UInt32.init), [1, 1, 1, 1, 1], 0, 3, 3, 0)
+        strides.map(UInt64.init), box.map(UInt32.init), [1, 1, 1, 1, 1], 0, 3, 2, 0)
       map = base.loadUnaligned(as: TensorMap.self)
       return code
     }
