@@ -42,40 +42,6 @@ extension AttentionCall {
   }
 }
 
-extension CUDAElement {
-  /// The kernels' name of a type; nil if they have none.
-  init?(_ dtype: DType) {
-    switch dtype {
-    case .bfloat16: self = .bfloat16
-    case .float16: self = .float16
-    case .float32: self = .float32
-    default: return nil
-    }
-  }
-}
-
-extension DeviceTensor {
-  /// A tensor of four axes with contiguous channels, whose heads are axis 1 or 2.
-  package init(_ tensor: Tensor, layout: Layout = .headsFirst) {
-    let strides = tensor.strides
-    let (head, token) = layout == .headsFirst ? (1, 2) : (2, 1)
-    self.init(
-      address: tensor.address, batchStride: strides[0], headStride: strides[head],
-      tokenStride: strides[token])
-  }
-}
-
-extension Tensor {
-  /// Where the elements start, as the driver counts; 0 if there are none.
-  var address: CUDADriver.Address { UInt64(UInt(bitPattern: dataPointer)) }
-
-  /// This tensor if the kernels can read its rows, else a contiguous copy.
-  func readable(_ element: CUDAElement, layout: Layout) -> Tensor {
-    let fits = strides[3] == 1 && DeviceTensor(self, layout: layout).isAligned(for: element)
-    return fits ? self : contiguous()
-  }
-}
-
 /// A call without its tensors.
 struct CUDAPlan: Sendable {
   let pattern: AttentionPattern
@@ -298,7 +264,11 @@ struct CUDAPlan: Sendable {
       let place = DeviceTensor(isOutput ? buffer : output, layout: layout)
       for lower in 0..<index { places[lower] = place }
     }
-    withExtendedLifetime((operands, output, lse, other, launches.workspace)) {
+    // ℓ goes to and fro between two buffers: written over what other multiprocessors read from the same lines
+    // at the same time, it made a pass of 256·128 take a tenth longer.
+    let lower = isJoint && order > 1 ? emptyLSE() : lse
+    let lses = (0..<order).map { (order - 1 - $0) % 2 == 0 ? lse : lower }
+    withExtendedLifetime((operands, output, lses, other, launches.workspace)) {
       run { kernels, stream in
         try kernels.prepare(
           passShapes, fused: launches.fused, chain: launches.chain, longPair: launches.longPair)
@@ -307,7 +277,7 @@ struct CUDAPlan: Sendable {
             index, operands,
             values: index == 0
               ? DeviceTensor(operands.values, layout: layout) : places[index - 1],
-            output: places[index], carried: lse, lse: lse)
+            output: places[index], carried: index > 0 ? lses[index - 1] : nil, lse: lses[index])
         }
         try launch(passes, launches, kernels, stream)
       }

@@ -215,8 +215,22 @@ struct CUDATests {
     }
   }
 
-  // Without gradients, passes that share a launch write over what they have read.
-  @Test("outputs are the same bits without gradients", arguments: chained + paired)
+  /// Long passes with a launch each: a window below long fibers, long fibers above and below short ones, both orders.
+  static let long: [Trial] = [
+    Trial(
+      fold: [256, 8], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
+      tokens: 2048, width: 128, biases: false),
+    Trial(
+      fold: [70, 128], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
+      heads: 2, tokens: 9000, width: 128, lengths: [9000, 4321], biases: false),
+    Trial(
+      fold: [3, 100, 5], support: .blockCausal, normalization: .joint, order: .highToLow,
+      tokens: 1300, width: 64, layout: .tokensFirst, biases: false),
+    Trial(fold: [130, 6], support: .block, tokens: 780, width: 64, biases: false),
+  ]
+
+  // Without gradients, passes that share a launch write over what they have read, and long ones read β as it is.
+  @Test("outputs are the same bits without gradients", arguments: chained + paired + long)
   func alone(trial: Trial) {
     var numbers = Numbers(seed: 5)
     let batch = trial.lengths?.count ?? 1
@@ -228,10 +242,11 @@ struct CUDATests {
       ).to(.cuda())
     }
     let (q, k, v) = (make(trial.heads), make(trial.keyHeads), make(trial.keyHeads))
+    let beta = numbers.tensor([trial.fold.count, trial.heads], .bfloat16).to(.cuda())
     let run = {
       tensorizedAttention(
-        queries: q, keys: k, values: v, pattern: trial.pattern, lengths: trial.lengths,
-        layout: trial.layout, backend: .cuda)
+        queries: q, keys: k, values: v, pattern: trial.pattern, beta: beta,
+        lengths: trial.lengths, layout: trial.layout, backend: .cuda)
     }
     let alone = run()
     q.requiresGrad = true
