@@ -215,7 +215,7 @@ struct CUDATests {
     }
   }
 
-  /// Long passes with a launch each: a window below long fibers, long fibers above and below short ones, both orders.
+  /// Long passes with a launch each: windows below and above long fibers, long fibers above and below short ones.
   static let long: [Trial] = [
     Trial(
       fold: [256, 8], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
@@ -224,8 +224,11 @@ struct CUDATests {
       fold: [70, 128], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
       heads: 2, tokens: 9000, width: 128, lengths: [9000, 4321], biases: false),
     Trial(
-      fold: [3, 100, 5], support: .blockCausal, normalization: .joint, order: .highToLow,
-      tokens: 1300, width: 64, layout: .tokensFirst, biases: false),
+      fold: [3, 100, 5], support: .blockCausal, normalization: .joint, tokens: 1300, width: 64,
+      layout: .tokensFirst, biases: false),
+    Trial(
+      fold: [5, 100], support: .slidingCausal, order: .highToLow, tokens: 480, width: 64,
+      biases: false),
     Trial(fold: [130, 6], support: .block, tokens: 780, width: 64, biases: false),
   ]
 
