@@ -67,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
               if (!side) return;
               finished.await(count);
               // What other blocks wrote is read by copies.
-              asm volatile("fence.proxy.async;" ::: "memory");
+              asm volatile("fence.proxy.async.global;" ::: "memory");
             };
             if (side) fetch<LOWER>(p, maps, sets, ring, side, at, tokens, ask);
             else fetch<UPPER>(p, maps, sets, ring, side, at, tokens, ask);
