@@ -174,7 +174,7 @@ __device__ __forceinline__ void attend(const Chain& both, const Places& places, 
     constexpr bool full = decltype(isFull)::value;
     const Pass& last = both.top;
     const float* bias = last.bias ? last.bias + (i64)task.h * last.biasStride : nullptr;
-    float beta = BETA ? last.beta[task.h] * LOG2E : 0.f;
+    float beta = BETA ? toFloat(last.beta[task.h]) * LOG2E : 0.f;
     float s[2][8][4], o[2][ND][4], top[2], sum[2], factor[2][2], lse[2][2], carried[2] = {0.f, 0.f};
     u32 weights[2][4][4];
     int tile = task.block * TILES * 2 + rank * 2 + group;
