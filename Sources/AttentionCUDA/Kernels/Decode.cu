@@ -16,7 +16,7 @@
 struct DecodePass {
   const T* u;
   T* next;  // the row cache of x_{p+1}; null for the last pass
-  const T* beta;
+  const Element* beta;
   const float* bias;
   const float2* rotary;  // [distance][D/2]
   i64 uB, uH, uN, nextB, nextH, nextN;

@@ -30,6 +30,11 @@ typedef unsigned int u32;
 typedef long long i64;
 typedef unsigned long long u64;
 
+// An element that is no number until it is converted: the bits of a half type would pass for one.
+struct Element {
+  T bits;
+};
+
 // A pass over one mode. Strides are in elements; channels are contiguous. Must match `PassParameters`.
 struct Pass {
   const T* q;
@@ -39,7 +44,7 @@ struct Pass {
   const float* lseIn;
   float* lseOut;
   const int* lengths;
-  const T* beta;
+  const Element* beta;
   const float* bias;
   const float2* rotary;  // [row][D/2] (cos, sin) of the position relative to a tile's first key
   const T* dout;         // backward: ∂/∂u'
@@ -80,6 +85,8 @@ __device__ __forceinline__ float toFloat(T x) {
   return x;
 #endif
 }
+
+__device__ __forceinline__ float toFloat(Element x) { return toFloat(x.bits); }
 
 __device__ __forceinline__ u32 pack(float low, float high) {
   u32 y;
