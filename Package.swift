@@ -94,8 +94,8 @@ let package = Package(
         "BackwardLong", "BiasGradient", "Reduce", "Decode", "Warpgroup", "WarpgroupWalk",
         "WarpgroupProducers", "WarpgroupSoftmax", "WarpgroupTakers", "ForwardWarpgroup",
         "ClusterTasks", "ForwardCluster",
-        "BackwardRows", "BackwardResults", "BackwardWarpgroup", "WholeFibers", "BackwardWhole",
-        "BackwardProducts", "BackwardTiles",
+        "BackwardRows", "BackwardResults", "BackwardScores", "BackwardWarpgroup", "WholeFibers",
+        "BackwardWhole", "BackwardProducts", "BackwardTiles",
         "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardBulk", "BackwardFusedBulk",
       ].map {
         .embedInCode("Kernels/\($0).cu")

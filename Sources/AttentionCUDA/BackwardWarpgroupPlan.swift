@@ -56,11 +56,11 @@ extension CUDAPassShape {
       keyHeads == heads, valueHeads == heads, fiberLength == 128 || fiberLength == 256,
       tokens == fiberLength * fibers, !isSliding || mode.size >= fiberLength
     else { return [] }
-    // Four tiles of q and of du', two of k and of u, and two of dz and results; D and ℓ' of the queries; barriers.
-    let memory = 14 * 64 * headWidth * 2 + 4 * 512 + 256
+    // Four tiles of q and of du', two of k and of u, and two of dz and results; D and ℓ' of the queries; a turn; barriers.
+    let memory = 14 * 64 * headWidth * 2 + 4 * 512 + (isRotary ? headWidth * 4 : 0) + 256
     var plan = plan(
       "BackwardWhole", "backwardWarpgroupWhole", rows: 128, sharedMemory: memory,
-      ["STAGES": 4, "WINDOW": 0, "ROLES": 0])
+      ["STAGES": 4, "WINDOW": 0, "ROLES": 0, "PACKED": isRotary ? 1 : 0])
     plan.useWarpgroups(4)
     let turn = self.plan("BackwardRows", "turnQueriesBack", rows: 128, sharedMemory: 0, [:])
     return [plan] + (isRotary ? [turn] : [])
@@ -84,13 +84,16 @@ extension CUDAKernels {
     return device.capability == 90 && memory <= device.sharedMemory
   }
 
-  /// Launches the backward pass of long fibers on a Hopper GPU; returns whether it hands D to the pass below.
+  /// Launches the backward pass of long fibers on a Hopper GPU; returns what the pass below has to know.
   func backwardWarpgroup(
     _ pass: CUDAPass, _ parameters: PassParameters, _ gradients: CUDAPassGradients,
     on device: CUDADriver.Device, stream: CUDADriver.Stream
-  ) throws -> Bool {
+  ) throws -> CUDAHandover {
     let shape = pass.shape
-    let kernels = try kernels(.backwardWarpgroup(shape), on: device)
+    var kernels = try kernels(.backwardWarpgroup(shape), on: device)
+    if gradients.turned != nil {
+      kernels[1] = try self.kernels(.backwardTurned(shape), on: device)[0]
+    }
     var parameters = parameters
     // Without u', ⟨∂/∂u', u'⟩ stands where D will.
     if gradients.hasDots { parameters.out = 0 }
@@ -125,9 +128,11 @@ extension CUDAKernels {
         sharedMemory: kernel.plan.sharedMemory, stream: stream,
         overlaps: device.overlapsLaunches,
         parameters: BackwardWalkParameters(
-          walk: walks, rows: isMapped ? Int32(shape.mappedRows) : 0, maps: tensors))
+          walk: walks, rows: isMapped ? Int32(shape.mappedRows) : 0, maps: tensors,
+          turned: gradients.turned))
     }
-    if isWhole, shape.isRotary {
+    let isTurned = isWhole && shape.isRotary
+    if isTurned, !gradients.leavesTurned {
       let turn = kernels[4]
       // A block has 32 rows at a time, four times.
       try driver.launch(
@@ -141,6 +146,13 @@ extension CUDAKernels {
         overlaps: device.overlapsLaunches,
         parameters: Reduction(parameters, count: shape.betaParts, to: gradients, shape.element))
     }
-    return gradients.dotsBelow != 0
+    var handover = CUDAHandover(hasDots: gradients.dotsBelow != 0)
+    if isTurned, gradients.leavesTurned {
+      handover.turned = CUDATurned(
+        table: parameters.rotary, stride: shape.mode.stride,
+        // Places of a sliding mode do not start anew.
+        size: shape.isSliding ? 1 << 30 : shape.mode.size)
+    }
+    return handover
   }
 }

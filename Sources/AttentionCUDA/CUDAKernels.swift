@@ -25,6 +25,7 @@ public final class CUDAKernels: Sendable {
     case forwardWarpgroup(CUDAPassShape)
     case backward(CUDAPassShape)
     case backwardWarpgroup(CUDAPassShape)
+    case backwardTurned(CUDAPassShape)
     case backwardShortWarpgroup(CUDAPassShape)
     case biasGradient(CUDAPassShape)
     case forwardFused(CUDAFusedShape)
@@ -252,15 +253,14 @@ extension CUDAKernels {
   ///
   /// Every gradient has one writer and sums run in a fixed order, so two runs agree bit by bit.
   ///
-  /// - Returns: whether ``CUDAPassGradients/dotsBelow`` will be written, which is the pass below's
-  ///   ``CUDAPassGradients/hasDots``.
+  /// - Returns: what the pass below has to know.
   /// - Throws: ``CUDAError``.
   /// - Precondition: as for ``forward(_:stream:)``, with `backward: true`; `pass` holds the saved u' and ℓ'.
   /// - Complexity: 2.5 to 3.5 times the forward pass's operations.
   @discardableResult
   public func backward(
     _ pass: CUDAPass, _ gradients: CUDAPassGradients, stream: CUDADriver.Stream
-  ) throws -> Bool {
+  ) throws -> CUDAHandover {
     let shape = pass.shape
     precondition(
       shape.objection(backward: true) == nil,
@@ -304,7 +304,7 @@ extension CUDAKernels {
         scratch: gradients.workspace + UInt64(shape.workspaceBytes(lseRow: pass.lseRow)),
         on: device, stream: stream)
     }
-    return false
+    return CUDAHandover()
   }
 
   func parameters(

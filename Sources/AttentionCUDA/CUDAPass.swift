@@ -117,6 +117,10 @@ public struct CUDAPassGradients: Sendable {
   /// Where ⟨∂/∂u, u⟩ of every row may be written for the pass below: the beginning of its workspace,
   /// which is another one; 0 if that pass has no use for them.
   public var dotsBelow: CUDADriver.Address = 0
+  /// Whether ∂/∂q may be left as turned as rotary positions have it, because the pass below turns it back.
+  public var leavesTurned = false
+  /// How the pass above has left ∂/∂q.
+  public var turned: CUDATurned?
 
   /// Creates the gradients of a pass; the optional parts are set afterwards.
   public init(

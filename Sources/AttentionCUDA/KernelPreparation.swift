@@ -11,6 +11,7 @@ extension CUDAKernels.Request {
     case .backwardWarpgroup(let shape):
       (shape.backwardWarpgroupPlans ?? []) + shape.backwardWholePlans
         + (shape.hasBeta ? [shape.reductionPlan] : [])
+    case .backwardTurned(let shape): [shape.backwardTurnedPlan].compactMap { $0 }
     case .backwardShortWarpgroup(let shape):
       [shape.backwardShortWarpgroupPlan].compactMap { $0 }
         + (shape.hasBeta ? [shape.reductionPlan] : [])
@@ -84,6 +85,9 @@ extension CUDAKernels {
         + [isBulk ? .backwardFusedBulk(fused) : .backwardFused(fused)]
     } else if backward {
       requests += shapes.map(alone)
+    }
+    if backward, fused == nil, shapes.count > 1, !isPadded, shapes[0].takesTurned(from: shapes[1]) {
+      requests.append(.backwardTurned(shapes[0]))
     }
     requests += zip(shapes, biasGradient).compactMap { $1 ? .biasGradient($0) : nil }
     requests.removeAll { isLoaded($0, on: device) }

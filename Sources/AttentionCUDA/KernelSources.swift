@@ -21,11 +21,13 @@ package enum KernelSources {
         + PackageResources.ForwardWarpgroup_cu
     case "BackwardWarpgroup":
       bytes =
-        warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardWarpgroup_cu
+        warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardScores_cu
+        + PackageResources.BackwardWarpgroup_cu
     case "BackwardWhole":
       // Without a role the file before it has no kernel of its own.
       bytes =
-        warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardWarpgroup_cu
+        warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardScores_cu
+        + PackageResources.BackwardWarpgroup_cu
         + PackageResources.WholeFibers_cu + PackageResources.BackwardWhole_cu
     case "BackwardRows": bytes = PackageResources.BackwardRows_cu
     case "Backward": bytes = PackageResources.Cluster_cu + PackageResources.Backward_cu

@@ -39,13 +39,21 @@ package struct BackwardWalkParameters {
   var walk: WalkParameters
   /// The positions of every fiber that the maps cover; 0 where there are none.
   var rows: Int32
-  // A tuple of both sizes would begin at a multiple of eight.
-  var half: Int32 = 0
-  var padding: (UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0)
+  /// How the pass above has left ∂/∂q turned, if it has: a token's turn is that of place ⌊t / stride⌋ mod `turnedSize`.
+  var turnedSize: Int32 = 0
+  var turned: UInt64 = 0
+  var byTurnedStride = WalkParameters.Division(1)
+  var byTurnedSize = WalkParameters.Division(1)
+  var padding: (UInt64, UInt64) = (0, 0)
   var maps: BulkMaps
 
-  init(walk: WalkParameters, rows: Int32, maps: BulkMaps) {
+  init(walk: WalkParameters, rows: Int32, maps: BulkMaps, turned: CUDATurned? = nil) {
     (self.walk, self.rows, self.maps) = (walk, rows, maps)
+    if let turned {
+      (turnedSize, self.turned) = (Int32(turned.size), turned.table)
+      byTurnedStride = WalkParameters.Division(turned.stride)
+      byTurnedSize = WalkParameters.Division(turned.size)
+    }
   }
 }
 

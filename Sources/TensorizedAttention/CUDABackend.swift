@@ -395,12 +395,7 @@ struct CUDAPlan: Sendable {
       (pass, operands, workspace, second, dbeta, dbiases, kept, keptLSE, lseAbove)
     ) {
       run { kernels, stream in
-        var hasDots = false
-        for step in steps.dropLast(fused == nil ? 0 : 2) {
-          var gradients = step.gradients
-          gradients.hasDots = hasDots
-          hasDots = try kernels.backward(step.pass, gradients, stream: stream)
-        }
+        try kernels.backward(Array(steps.dropLast(fused == nil ? 0 : 2)), stream: stream)
         if let fused {
           let (upper, lower) = (steps[order - 2], steps[order - 1])
           try kernels.backwardFused(

@@ -97,6 +97,34 @@ struct KernelCompilationTests {
     }
   }
 
+  /// A pass below one of whole fibers of 128 tokens.
+  static func below(_ size: Int, stride: Int = 1, support: Support) -> CUDAPassShape {
+    CUDAPassShape(
+      element: .bfloat16, headWidth: 128, batch: 2, heads: 4, keyHeads: 4, valueHeads: 4,
+      tokens: 128 * 128, mode: Mode(index: 2, size: size, stride: stride, isLowest: true),
+      support: support, isJoint: false, hasBeta: false, isRotary: true)
+  }
+
+  @Test(
+    "query roles that turn back what the pass above leaves compile",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
+    arguments: [Support.slidingCausal, .blockCausal])
+  func compileTurned(support: Support) throws {
+    let plan = try #require(Self.below(128, support: support).backwardTurnedPlan)
+    #expect(plan.sharedMemory <= 227 * 1024)
+    try expectCompiles(plan)
+  }
+
+  @Test("query roles turn back where all tokens of a block have one place above")
+  func turnedPlan() {
+    #expect(Self.below(100, support: .slidingCausal).backwardTurnedPlan != nil)
+    #expect(Self.below(100, support: .blockCausal).backwardTurnedPlan == nil)
+    #expect(Self.below(128, stride: 2, support: .slidingCausal).backwardTurnedPlan == nil)
+    var shape = Self.below(128, support: .slidingCausal)
+    shape.isRotary = false
+    #expect(shape.backwardTurnedPlan == nil)
+  }
+
   @Test("whole fibers of 128 or 256 tokens have a backward pass of one launch")
   func wholePlan() {
     let make = Self.whole

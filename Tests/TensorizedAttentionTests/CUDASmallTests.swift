@@ -57,6 +57,10 @@ struct CUDASmallTests {
     Trial(
       fold: [256, 2], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
       heads: 2, keyHeads: 2, tokens: 512, width: 128, biases: false),
+    // The same, turned back by the pass below.
+    Trial(
+      fold: [128, 64], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
+      heads: 1, keyHeads: 1, tokens: 8192, width: 128, biases: false),
     Trial(
       fold: [2, 128], support: .blockCausal, heads: 2, keyHeads: 2, tokens: 256, width: 128,
       biases: false),

@@ -60,7 +60,7 @@ struct CUDATests {
   ]
 
   /// Whole fibers without padding, whose backward pass is one launch: of four tiles and of two, below a short pass and below
-  /// a long one, which leaves D; rotated ones without a pass above, whose ∂/∂q is turned back at last.
+  /// a long one, which leaves D; rotated ones without a pass above, whose ∂/∂q is turned back at last or by the pass below.
   static let whole: [Trial] = [
     Trial(
       fold: [256, 2], support: .slidingCausal, normalization: .joint, heads: 2, keyHeads: 2,
@@ -71,6 +71,12 @@ struct CUDATests {
     Trial(
       fold: [256, 2], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
       heads: 3, keyHeads: 3, tokens: 512, width: 128, layout: .tokensFirst, biases: false),
+    Trial(
+      fold: [128, 64], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
+      heads: 2, keyHeads: 2, tokens: 8192, width: 128, biases: false),
+    Trial(
+      fold: [128, 128], support: .blockCausal, rotary: Rotary(.mode), heads: 1, keyHeads: 1,
+      tokens: 16_384, width: 128, layout: .tokensFirst, biases: false),
     Trial(
       fold: [128, 3], support: .blockCausal, rotary: Rotary(.sequence), heads: 2, keyHeads: 2,
       tokens: 384, width: 128, biases: false),

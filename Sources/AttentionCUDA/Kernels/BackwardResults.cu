@@ -3,8 +3,8 @@
 
 #if ROTARY
 // The turns of a lane's columns in one row of the table. Fetched here and not where they are needed.
-__device__ __forceinline__ void loadTurns(float4 (&w)[ND / 2], const float2* table, int row) {
-  const float4* turn = reinterpret_cast<const float4*>(table + (i64)abs(row) * (D / 2)) + (threadIdx.x & 3);
+__device__ __forceinline__ void loadTurns(float4 (&w)[ND / 2], const float2* table, int row, int lane) {
+  const float4* turn = reinterpret_cast<const float4*>(table + (i64)abs(row) * (D / 2)) + (lane & 3);
 #pragma unroll
   for (int n = 0; n < ND / 2; n++)
     asm volatile("ld.global.nc.v4.f32 {%0,%1,%2,%3}, [%4];"
@@ -15,9 +15,9 @@ __device__ __forceinline__ void loadTurns(float4 (&w)[ND / 2], const float2* tab
 // Turns accumulators back: a lane's first row by `w` (the other way if `negative`), the one eight rows on by the
 // table's eighth row more.
 __device__ __forceinline__ void turnBack(float (&c)[ND][4], const float4 (&turns)[ND / 2], bool negative,
-                                         const float2* table) {
+                                         const float2* table, int lane) {
   float sign = negative ? -1.f : 1.f;
-  const float4* eighth = reinterpret_cast<const float4*>(table + 8 * (D / 2)) + (threadIdx.x & 3);
+  const float4* eighth = reinterpret_cast<const float4*>(table + 8 * (D / 2)) + (lane & 3);
 #pragma unroll
   for (int n = 0; n < ND / 2; n++) {
     float4 w = turns[n], d = __ldg(eighth + n * 4);
@@ -32,6 +32,27 @@ __device__ __forceinline__ void turnBack(float (&c)[ND][4], const float4 (&turns
       c[n][half * 2 + 1] = x1 * w.z + y1 * w.w;
       c[n + ND / 2][half * 2] = y0 * w.x - x0 * w.y;
       c[n + ND / 2][half * 2 + 1] = y1 * w.z - x1 * w.w;
+    }
+  }
+}
+
+// Adds a warp's staged rows to accumulators, all turned back by the same turns.
+__device__ __forceinline__ void addTurned(float (&c)[ND][4], const float4 (&turns)[ND / 2], u32 stageLane) {
+#pragma unroll
+  for (int i = 0; i < ND / 4; i++) {
+    u32 low[4], high[4];
+    loadMatrices(low, (stageLane ^ i % 4 * 32) + i / 4 * PANEL);
+    if (D == 128) loadMatrices(high, (stageLane ^ i % 4 * 32) + PANEL);
+    else loadMatrices(high, stageLane ^ (i + 2) * 32);
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      float2 x = unpack(low[e]), y = unpack(high[e]);
+      int n = i * 2 + e / 2, half = e % 2 * 2;
+      float4 w = turns[n];
+      c[n][half] += x.x * w.x + y.x * w.y;
+      c[n][half + 1] += x.y * w.z + y.y * w.w;
+      c[n + ND / 2][half] += y.x * w.x - x.x * w.y;
+      c[n + ND / 2][half + 1] += y.y * w.z - x.y * w.w;
     }
   }
 }
@@ -131,8 +152,7 @@ __device__ __forceinline__ void storeRows(const Target& to, u32 stageRow) {
 
 // Writes ⟨du, u⟩ of a warp's sixteen rows, du as it is rounded, u in a tile; `j` is the first one's position.
 __device__ __forceinline__ void storeDots(const float (&c)[ND][4], u32 tile, int first, float* line, i64 step, int j,
-                                          int keys) {
-  int lane = threadIdx.x & 31;
+                                          int keys, int lane) {
   u32 place = tile + (first + (lane & 15)) * 128 + (((lane >> 4 ^ lane) & 7) << 4);
   float sum[2] = {0.f, 0.f};
 #pragma unroll

@@ -10,80 +10,7 @@
 // again for every head, dk stays.
 //
 // Macros: STAGES (tiles in the ring), WINDOW (1: some fiber is longer than the sliding window), ROLES (1 query, 2 key),
-// GROUPED (1: heads share the keys of a key role).
-
-__device__ __forceinline__ float2 loadPair(u32 address) {
-  float2 x;
-  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
-  return x;
-}
-
-// dp of 64 × 64 pairs becomes scale · dp − D, where a lane's D lie at `columns`; beside products that are under way.
-__device__ __forceinline__ void subtractDots(float (&d)[8][4], u32 columns, float scale) {
-  pin(d);
-#pragma unroll
-  for (int n = 0; n < 8; n++) {
-    float2 dot = loadPair(columns + n * 32);
-#pragma unroll
-    for (int e = 0; e < 4; e++) d[n][e] = d[n][e] * scale - (e & 1 ? dot.y : dot.x);
-  }
-  pin(d);
-}
-
-// What a lane knows of its two rows: own queries or own keys.
-struct Rows {
-  float shift[2], dot[2];  // query role: ℓ' − β in base 2 and scale·D
-  float carried[2], beta;
-};
-
-// Scores that are not seen become −∞; the diagonal has no β, and in joint normalization it is the carried ℓ. `own`
-// is the distance of the lane's first row from its first column within two tiles at the same place.
-template <int ROLE>
-__device__ __forceinline__ void mask(const WalkedPass& p, float (&s)[8][4], int keys, int block, int tile, int own,
-                                     const Rows& rows) {
-  if (tile == block) {
-    // What the score of the diagonal becomes (joint) or loses (β).
-    float diagonal[2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      diagonal[half] = JOINT ? rows.carried[half] : rows.beta;
-      // Used here and not where ℓ is fetched, which would wait for it.
-      asm volatile("" : "+f"(diagonal[half]));
-      if (JOINT) diagonal[half] -= rows.beta;
-      diagonal[half] *= reciprocal(p.rawScale);
-    }
-#pragma unroll
-    for (int n = 0; n < 8; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        int offset = n * 8 + (e & 1) - (e >> 1) * 8;
-        if (JOINT && own == offset) s[n][e] = diagonal[e >> 1];
-        if (!JOINT && BETA && own == offset) s[n][e] -= diagonal[e >> 1];
-        if (CAUSAL && (ROLE == QUERY ? own < offset : own > offset)) s[n][e] = -INFINITE;
-      }
-  }
-#if WINDOW
-  if ((block - tile) * 64 + 63 >= p.size) {
-    int outside = (block - tile) * 64 + (ROLE == QUERY ? own : -own) - p.size;
-#pragma unroll
-    for (int n = 0; n < 8; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        int offset = n * 8 + (e & 1) - (e >> 1) * 8;
-        if (ROLE == QUERY ? outside >= offset : outside >= -offset) s[n][e] = -INFINITE;
-      }
-  }
-#elif !CAUSAL
-  if (ROLE == QUERY && tile * 64 + 64 > keys) {
-    int left = keys - tile * 64 - (threadIdx.x & 3) * 2;
-#pragma unroll
-    for (int n = 0; n < 8; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++)
-        if (left <= n * 8 + (e & 1)) s[n][e] = -INFINITE;
-  }
-#endif
-}
+// GROUPED (1: heads share the keys of a key role), TURNED (1: a query role adds to rows that the pass above has left turned).
 
 template <int ROLE>
 __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, const Gates& gates, char* state, int group) {
@@ -94,6 +21,11 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
   u32 stageLane = (first + (lane & 15)) * 128 + (((lane >> 4 ^ lane) & 7) << 4);
   u32 stageRow = (first + lane / 8) * 128 + (((lane ^ lane / 8) & 7) << 4);
   int taken = 0, entry = 0;  // own blocks and tiles of all walks so far
+#if TURNED
+  // Where rows of dq that the pass above has left turned arrive, and its parity.
+  u32 oldFull = gates.sums + 3 * 512 + 640 + group * 8;
+  int oldRound = 0;
+#endif
   u32 sending = 0;           // the barrier of own tiles in whose place rows wait to be sent
   auto giveBack = [&]() {
     if (!sending) return;
@@ -221,7 +153,6 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
           asm volatile("ld.shared.f32 %0, [%1];" : "=f"(rows.shift[half]) : "r"(sums + half * 32 + 256) : "memory");
           if (position + half * 8 >= walk.keys) rows.shift[half] = INFINITE;
         }
-        if (BETA && (lane & 3) == 0) dbeta = dlse[0] + dlse[1];
         if (p.out) {
           // D = ⟨du', u'⟩ − dℓ', also for the key role.
           float dot[2];
@@ -235,7 +166,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
         }
       }
 #if ROTARY
-      if (ROLE == QUERY) loadTurns(turns, p.rotary, turned);
+      if (ROLE == QUERY) loadTurns(turns, p.rotary, turned, lane);
 #endif
       if (firstHead) clear(dx);
 #pragma unroll 1
@@ -244,6 +175,22 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
         awaitProducts<ROLE == QUERY ? 1 : 0>();
         pin(s);
         if (tile > low && tile - 1 < keep) release();
+#if TURNED
+        if (tile == high) {
+          // No product needs q any more: old rows of dq take its place.
+          if (warp == 0) {
+            if (group == 0) asm volatile("bar.sync 3, 128;" ::: "memory");
+            else asm volatile("bar.sync 4, 128;" ::: "memory");
+            if (lane == 0) {
+              asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(oldFull), "r"(TILE) : "memory");
+              loadBox(memory + (STAGES + buffer) * SLOT, p.dqMap, oldFull, walk.box(p, walk.position(block)));
+            }
+          } else {
+            if (group == 0) asm volatile("bar.arrive 3, 128;" ::: "memory");
+            else asm volatile("bar.arrive 4, 128;" ::: "memory");
+          }
+        }
+#endif
         mask<ROLE>(p, s, walk.keys, block, tile, first + g - c, rows);
         if constexpr (ROLE == QUERY) {
 #pragma unroll
@@ -278,22 +225,31 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
           for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");
         }
         if (tile == block && (JOINT || (BETA && ROLE == QUERY))) {
-          float inverse = reciprocal(p.rawScale);
+          float own[2] = {0.f, 0.f};
 #pragma unroll
           for (int n = 0; n < 8; n++)
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-              if (first + g - c == n * 8 + (e & 1) - (e >> 1) * 8) {
-                if constexpr (ROLE == QUERY) {
-                  float x = s[n][e] * inverse;
-                  if (BETA) dbeta -= x;
-                  int j = position + (e >> 1) * 8;
-                  if (JOINT && j < walk.length) p.dlseIn[lseRow + (i64)j * p.stride] = x;
-                  if (JOINT) s[n][e] = 0.f;
-                } else {
-                  weights[n / 2][n % 2 * 2 + e / 2] &= e & 1 ? 0xffffu : 0xffff0000u;
-                }
+            for (int e = 0; e < 4; e++) {
+              if (!mayBeOwn(n, e)) continue;
+              bool isOwn = first + g - c == n * 8 + (e & 1) - (e >> 1) * 8;
+              if constexpr (ROLE == QUERY) {
+                own[e >> 1] = isOwn ? s[n][e] : own[e >> 1];
+                if (JOINT) s[n][e] = isOwn ? 0.f : s[n][e];
+              } else {
+                weights[n / 2][n % 2 * 2 + e / 2] &= isOwn ? (e & 1 ? 0xffffu : 0xffff0000u) : ~0u;
               }
+            }
+          if constexpr (ROLE == QUERY) {
+            float inverse = reciprocal(p.rawScale);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              int j = position + half * 8;
+              if (BETA) dbeta -= own[half] * inverse;
+              // Four lanes have a row's scores, one of them its own.
+              if (JOINT && (lane & 3) == g >> 1 && j < walk.length)
+                p.dlseIn[lseRow + (i64)j * p.stride] = own[half] * inverse;
+            }
+          }
         }
         if constexpr (ROLE == QUERY) {
           packScores(weights, s);
@@ -312,7 +268,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
       }
       auto turnsLate = [&]() {
 #if ROTARY
-        if (ROLE == KEY) loadTurns(turns, p.rotary, turned);
+        if (ROLE == KEY) loadTurns(turns, p.rotary, turned, lane);
 #endif
       };
       // Sums that stay for the next head leave no room for what is needed after du.
@@ -320,7 +276,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
       if constexpr (ROLE == KEY) {
         if (p.dotsBelow)
           storeDots(du, memory + (STAGES + buffer) * SLOT + TILE, first, p.dotsBelow + lseRow, p.stride,
-                    walk.position(block) + first, walk.keys);
+                    walk.position(block) + first, walk.keys, lane);
       }
       u32 y[ND / 2][4];
       if constexpr (ROLE == KEY) {
@@ -353,6 +309,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
       if (high < keep) release();
       pin(dx);
       if (ROLE == QUERY && BETA) {
+        if ((lane & 3) == 0) dbeta += dlse[0] + dlse[1];
 #pragma unroll
         for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
         i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * p.tilesPerFiber + block;
@@ -360,12 +317,22 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
       }
       if (lastHead) {
 #if ROTARY
-        turnBack(dx, turns, turned < 0, p.rotary);
+        turnBack(dx, turns, turned < 0, p.rotary, lane);
+#if TURNED
+        // All tokens of a block have the same place in the pass above.
+        int above = divide(walk.origin + row0, p.byTurnedStride);
+        above -= divide(above, p.byTurnedSize) * p.turnedSize;
+        loadTurns(turns, p.turned, above, lane);
+        waitFor(oldFull, oldRound);
+        oldRound ^= 1;
+        addTurned(dx, turns, staged + stageLane);
+#endif
 #endif
         if (whole) {
           packRows(y, dx);
           stageRows(y, staged + stageLane);
-          send(staged, ROLE == QUERY ? p.dqMap : p.dkMap, ROLE == KEY && GROUPED ? p.ratioK : 1, p.accumulate);
+          send(staged, ROLE == QUERY ? p.dqMap : p.dkMap, ROLE == KEY && GROUPED ? p.ratioK : 1,
+               p.accumulate && !TURNED);
         } else {
           Target to(xLine(), xStep, row0, first, walk.keys, p.accumulate ? walk.keys : walk.length);
           if (p.accumulate) addRows(dx, to, staged + stageLane, staged + stageRow);
@@ -391,6 +358,10 @@ __device__ __forceinline__ void work(const WalkedBackward& p) {
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
   Gates gates(memory + (STAGES + 3) * SLOT);
+#if TURNED
+  if (threadIdx.x == 0)
+    for (int i = 0; i < 2; i++) initialize(gates.sums + 3 * 512 + 640 + i * 8, 1);
+#endif
   gates.open(3);
   // Registers go to the warpgroups that hold accumulators, in all 4 · 128.
   int group = uniform(threadIdx.x / 128);

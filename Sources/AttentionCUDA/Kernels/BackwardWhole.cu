@@ -22,7 +22,7 @@ __device__ __forceinline__ void storeTransposed(u32 address, const u32 (&x)[4]) 
 
 // A consumer's part: the first one's keys are a block's first 64, and it never waits for dq.
 __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& at, int group) {
-  int lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32 & 3);
+  int lane = heldThread() & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
   constexpr u32 CHANNELS = (PANEL - 16) >> 4 << 16;
   u32 stageLane = (first + (lane & 15)) * 128 + (((lane >> 4 ^ lane) & 7) << 4);
@@ -38,25 +38,41 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
   u32 ownKeys = uniform(descriptor(at.keys + group * TILE, 16));
   u32 ownValues = uniform(descriptor(at.values + group * TILE, 16));
   int tiles = p.tilesPerFiber;
+#if ROTARY
+  int chunk = lane % PAIRS, row = warp * (32 / PAIRS) + lane / PAIRS;
+  const float2* table = p.rotary + chunk * 8;
+  Turns here;  // of the next own keys
+  here.load(table + (group * 64 + row) * (D / 2), false);
+#endif
   Fiber walk;
   while (uniform(walk.next(p))) {
     i64 lseRow = (i64)(walk.b * p.heads + walk.h) * p.lseN + walk.origin;
+    int part = (walk.h * p.batch + walk.b) * p.fibers + walk.fiber;  // of dβ
     Rows rows;
     rows.beta = BETA ? toFloat(p.beta[walk.h]) : 0.f;
 #pragma unroll 1
     for (int block = 0; block < tiles; block += OWN, blocks++) {
       int key = block + group, position = key * 64 + first + g;
-      float dbeta = 0.f, dlse[2] = {0.f, 0.f};
+      float dbeta = 0.f;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         i64 t = lseRow + (i64)(position + half * 8) * p.stride;
         rows.carried[half] = JOINT ? p.lseIn[t] : 0.f;
-        if (BETA && p.dlseOut) dlse[half] = p.dlseOut[t];
       }
+#if ROTARY
+      {
+        Turns jump;
+        jump.loadShared(at.jump + chunk * 64);
+        waitFor(at.keysFull + group * 8, blocks & 1);
+        turnTile(at.keys + group * TILE + swizzled(row, chunk), here, jump);
+        if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
+        else asm volatile("bar.sync 2, 128;" ::: "memory");
+      }
+#else
+      waitFor(at.keysFull + group * 8, blocks & 1);
+#endif
       clear(dk);
       clear(du);
-      waitFor(at.keysFull + group * 8, blocks & 1);
-      waitFor(at.valuesFull + group * 8, blocks & 1);
 #pragma unroll 1
       for (int tile = block; tile < tiles; tile++, steps++) {
         int slot = (base + tile) % RING;
@@ -84,9 +100,10 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
             for (int n = 0; n < 8; n++)
 #pragma unroll
               for (int e = 0; e < 4; e++)
-                if (first + g - c == n * 8 + (e & 1) - (e >> 1) * 8) diagonal[e >> 1] = s[n][e];
+                if (mayBeOwn(n, e) && first + g - c == n * 8 + (e & 1) - (e >> 1) * 8) diagonal[e >> 1] = s[n][e];
           }
           packScores(weights, s);
+          waitFor(at.valuesFull + group * 8, blocks & 1);
           beginProducts();
           startTiles(d, ownValues, queries + TILE / 16);
           commitProducts();
@@ -99,17 +116,23 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
 #pragma unroll
           for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");
           if ((JOINT || BETA) && tile == key) {
-            float inverse = reciprocal(p.rawScale);
+            float inverse = reciprocal(p.rawScale), own[2] = {0.f, 0.f};
 #pragma unroll
             for (int n = 0; n < 8; n++)
 #pragma unroll
-              for (int e = 0; e < 4; e++)
-                if (first + g - c == n * 8 + (e & 1) - (e >> 1) * 8) {
-                  float x = diagonal[e >> 1] * d[n][e] * inverse;
-                  if (BETA) dbeta -= x;
-                  if (JOINT) p.dlseIn[lseRow + (i64)(position + (e >> 1) * 8) * p.stride] = x;
-                  if (JOINT) weights[n / 2][n % 2 * 2 + e / 2] &= e & 1 ? 0xffffu : 0xffff0000u;
-                }
+              for (int e = 0; e < 4; e++) {
+                if (!mayBeOwn(n, e)) continue;
+                bool isOwn = first + g - c == n * 8 + (e & 1) - (e >> 1) * 8;
+                own[e >> 1] = isOwn ? d[n][e] : own[e >> 1];
+                if (JOINT) weights[n / 2][n % 2 * 2 + e / 2] &= isOwn ? (e & 1 ? 0xffffu : 0xffff0000u) : ~0u;
+              }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              float x = diagonal[half] * own[half] * inverse;
+              if (BETA) dbeta -= x;
+              // Four lanes have a row's scores, one of them its own.
+              if (JOINT && (lane & 3) == g >> 1) p.dlseIn[lseRow + (i64)(position + half * 8) * p.stride] = x;
+            }
           }
 #pragma unroll
           for (int n = 0; n < 8; n++)
@@ -158,7 +181,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
             if (half == D / 64 - 1) arriveAt(at.weightsFree);
             u32 y[4][4];
             packScores(y, dq);
-            if (half == 0) waitFor(at.resultsFree, (steps & 1) ^ 1);
+            if (half == 0) waitFor(at.resultsFree, (steps + blocks & 1) ^ 1);
             u32 stage = at.results + half * PANEL + stageLane;
 #pragma unroll
             for (int i = 0; i < 4; i++) storeMatrices(stage ^ i * 32, y[i][0], y[i][1], y[i][2], y[i][3]);
@@ -168,35 +191,41 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
         }
       }
       arriveAt(at.keysEmpty);
+      if (group == 1) arriveAt(at.keysEmpty + 8);
 #if ROTARY
       float4 turns[ND / 2];
-      loadTurns(turns, p.rotary, position);
+      loadTurns(turns, p.rotary, position, lane);
 #endif
       // Nobody reads the own tiles any more.
       if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
       else asm volatile("bar.sync 2, 128;" ::: "memory");
       if (p.dotsBelow)
-        storeDots(du, at.values + group * TILE, first, p.dotsBelow + lseRow, p.stride, key * 64 + first, p.tokens);
+        storeDots(du, at.values + group * TILE, first, p.dotsBelow + lseRow, p.stride, key * 64 + first, p.tokens, lane);
       u32 y[ND / 2][4];
       packRows(y, du);
       stageRows(y, at.values + group * TILE + stageLane);
       publish();
       arriveAt(at.valuesReady + group * 8);
+#if ROTARY
+      here.load(table + (((block + OWN < tiles ? block + OWN : 0) + group) * 64 + row) * (D / 2), false);
+#endif
       if (BETA) {
-        if ((lane & 3) == 0) dbeta += dlse[0] + dlse[1];
+        if (p.dlseOut && (lane & 3) == 0)
+          dbeta += p.dlseOut[lseRow + (i64)position * p.stride] + p.dlseOut[lseRow + (i64)(position + 8) * p.stride];
 #pragma unroll
         for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
-        i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * tiles + key;
-        if (lane == 0) p.dbeta[part * 4 + warp] = dbeta;
+        if (lane == 0) p.dbeta[((i64)part * tiles + key) * 4 + warp] = dbeta;
       }
 #if ROTARY
-      turnBack(dk, turns, false, p.rotary);
+      turnBack(dk, turns, false, p.rotary, lane);
 #endif
       packRows(y, dk);
-      waitFor(at.weightsFree, (steps & 1) ^ 1);
-      stageRows(y, (group == 0 ? at.weights : at.keys + TILE) + stageLane);
+      // Behind the block's last dz and dq.
+      if (group == 0) waitFor(at.weightsFree, (steps & 1) ^ 1);
+      else waitFor(at.resultsFree, (steps + blocks & 1) ^ 1);
+      stageRows(y, (group == 0 ? at.weights : at.results) + stageLane);
       publish();
-      arriveAt(group == 0 ? at.weightsReady : at.keysReady);
+      arriveAt(group == 0 ? at.weightsReady : at.resultsReady);
     }
     base += tiles;
   }
@@ -206,6 +235,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupWhole(
   followPrevious();
   extern __shared__ __align__(1024) char dynamic[];
   Places at(shared32(dynamic));
+#if ROTARY
+  if (threadIdx.x < D)
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.jump + threadIdx.x * 4),
+                 "f"(reinterpret_cast<const float*>(p.rotary + ROUND * (D / 2))[threadIdx.x])
+                 : "memory");
+#endif
   at.open();
   // Registers go to the warpgroups that hold accumulators, in all 4 · 128.
   int group = uniform(threadIdx.x / 128);

@@ -127,6 +127,14 @@ __device__ __forceinline__ void packScores(u32 (&a)[4][4], const float (&s)[8][4
     for (int i = 0; i < 4; i++) a[k][i] = pack(s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
 }
 
+// The thread's number, held in a register: the compiler would read it again wherever it is needed, behind loads and stores
+// in their queue.
+__device__ __forceinline__ int heldThread() {
+  int x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+
 // A value that the compiler takes for the same in all lanes of a warp.
 __device__ __forceinline__ int uniform(int x) { return __shfl_sync(~0u, x, 0); }
 

@@ -87,6 +87,15 @@ struct Turns {
       if (back) w[i].y = -w[i].y, w[i].w = -w[i].w;
     }
   }
+  // The turns of a row that has been copied to shared memory.
+  __device__ __forceinline__ void loadShared(u32 row) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
+                   : "=f"(w[i].x), "=f"(w[i].y), "=f"(w[i].z), "=f"(w[i].w)
+                   : "r"(row + i * 16)
+                   : "memory");
+  }
   __device__ __forceinline__ void advance(const Turns& by) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {

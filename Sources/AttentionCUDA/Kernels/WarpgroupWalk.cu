@@ -31,6 +31,11 @@ static_assert(sizeof(WalkedPass) == sizeof(Pass) + 56, "Swift's WalkParameters h
 // The backward pass with its tensors. Must match `BackwardWalkParameters`.
 struct WalkedBackward : WalkedPass {
   int rows;  // positions that the maps cover: whole rounds of the stride; 0: no maps
+  // Query role, TURNED: where the pass above has left dq turned (BackwardWhole.cu), a token's place in that pass is
+  // ⌊t / stride⌋ mod turnedSize.
+  int turnedSize;
+  const float2* turned;
+  Division byTurnedStride, byTurnedSize;
   Map qMap, kMap, uMap, doutMap, dqMap, dkMap, duMap;
 };
 static_assert(sizeof(WalkedBackward) == 1408, "Swift's BackwardWalkParameters has this size");
@@ -66,6 +71,9 @@ __device__ __forceinline__ const WalkedBackward& passOf(const WalkedBackward& p,
 #define KEY 2
 #ifndef GROUPED
 #define GROUPED 0
+#endif
+#ifndef TURNED
+#define TURNED 0
 #endif
 #ifndef APART
 #define APART 0  // 1: a walk of the lower pass has several fibers, a tile each

@@ -31,16 +31,16 @@ struct Fiber {
 // sent; `free`, sent.
 struct Places {
   u32 queries, keys, values;
-  u32 weights, results;  // dz of 64 queries and 128 keys, then dk of the first consumer; dq
-  u32 sums;              // D and ℓ' of the ring's tiles
-  u32 landed, full, empty, keysLanded, keysFull, keysEmpty, keysReady, valuesFull, valuesEmpty, valuesReady;
+  u32 weights, results;  // dz of 64 queries and 128 keys, then dk of the first consumer; dq, then dk of the second one
+  u32 sums, jump;        // D and ℓ' of the ring's tiles; the turns from one row that a thread turns to its next
+  u32 landed, full, empty, keysFull, keysEmpty, valuesFull, valuesEmpty, valuesReady;
   u32 weightsFull, weightsFree, weightsReady, weightsSent, resultsReady, resultsFree;
   __device__ __forceinline__ Places(u32 memory)
       : queries(memory), keys(memory + RING * SLOT), values(keys + OWN * TILE), weights(values + OWN * TILE),
         results(weights + TILE), sums(results + TILE) {
-    landed = sums + RING * 512, full = landed + RING * 8, empty = full + RING * 8;
-    keysLanded = empty + RING * 8, keysFull = keysLanded + 16, keysEmpty = keysFull + 16, keysReady = keysEmpty + 16;
-    valuesFull = keysReady + 8, valuesEmpty = valuesFull + 16, valuesReady = valuesEmpty + 16;
+    jump = sums + RING * 512, landed = jump + (ROTARY ? D * 4 : 0), full = landed + RING * 8, empty = full + RING * 8;
+    keysFull = empty + RING * 8, keysEmpty = keysFull + 16, valuesFull = keysEmpty + 16;
+    valuesEmpty = valuesFull + 16, valuesReady = valuesEmpty + 16;
     weightsFull = valuesReady + 16, weightsFree = weightsFull + 8, weightsReady = weightsFree + 8;
     weightsSent = weightsReady + 8, resultsReady = weightsSent + 8, resultsFree = resultsReady + 8;
   }
@@ -52,15 +52,12 @@ struct Places {
         initialize(empty + i * 8, 8);
       }
       for (int i = 0; i < OWN; i++) {
-        initialize(keysLanded + i * 8, 1);
-        initialize(keysFull + i * 8, ROTARY ? 4 : 1);
-        // Both consumers read the first one's keys last, the second one's dk lies in place of its own.
-        initialize(keysEmpty + i * 8, i == 0 ? 8 : 1);
+        initialize(keysFull + i * 8, 1);
+        initialize(keysEmpty + i * 8, i == 0 ? 8 : 4);  // both consumers read the first one's keys
         initialize(valuesFull + i * 8, 1);
         initialize(valuesEmpty + i * 8, 1);
         initialize(valuesReady + i * 8, 4);
       }
-      initialize(keysReady, 4);
       initialize(weightsFull, 8);
       initialize(weightsFree, 4);
       initialize(weightsReady, 4);
@@ -144,9 +141,12 @@ __device__ __forceinline__ void fetchKeys(const WalkedBackward& p, const Places&
 #pragma unroll 1
       for (int i = 0; i < OWN; i++) {
         waitFor(at.keysEmpty + i * 8, parity);
-        u32 landed = (ROTARY ? at.keysLanded : at.keysFull) + i * 8;
+        u32 landed = at.keysFull + i * 8;
         expect(landed, TILE);
         loadBox(at.keys + i * TILE, p.kMap, landed, walk.box(p, first + i));
+      }
+#pragma unroll 1
+      for (int i = 0; i < OWN; i++) {
         waitFor(at.valuesEmpty + i * 8, parity);
         expect(at.valuesFull + i * 8, TILE);
         loadBox(at.values + i * TILE, p.uMap, at.valuesFull + i * 8, walk.box(p, first + i));
@@ -154,23 +154,24 @@ __device__ __forceinline__ void fetchKeys(const WalkedBackward& p, const Places&
     }
 }
 
-// One warp: dq.
+// One warp: dq, and dk of the second consumer.
 __device__ __forceinline__ void sendQueries(const WalkedBackward& p, const Places& at) {
   Fiber walk;
   int parity = 0;
   while (walk.next(p))
     for (int first = 0; first < p.tilesPerFiber; first += OWN)
-      for (int tile = first; tile < p.tilesPerFiber; tile++, parity ^= 1) {
+      for (int tile = first; tile <= p.tilesPerFiber; tile++, parity ^= 1) {
         waitFor(at.resultsReady, parity);
         // What the keys before these have sent to the same place has been written: two tiles ago at least.
         asm volatile("cp.async.bulk.wait_group 1;" ::: "memory");
-        sendTile(at.results, p.dqMap, walk.box(p, tile), p.accumulate || first > 0);
+        if (tile < p.tilesPerFiber) sendTile(at.results, p.dqMap, walk.box(p, tile), p.accumulate || first > 0);
+        else sendTile(at.results, p.dkMap, walk.box(p, first + 1), p.accumulate);
         awaitSent();
         if (threadIdx.x % 32 == 0) arrive(at.resultsFree);
       }
 }
 
-// One warp: du and dk.
+// One warp: du, and dk of the first consumer.
 __device__ __forceinline__ void sendKeys(const WalkedBackward& p, const Places& at) {
   Fiber walk;
   int parity = 0;
@@ -185,7 +186,6 @@ __device__ __forceinline__ void sendKeys(const WalkedBackward& p, const Places& 
       send(at.valuesReady, at.values, p.duMap, key, false, at.valuesEmpty);
       send(at.weightsReady, at.weights, p.dkMap, key, p.accumulate, at.weightsSent);
       send(at.valuesReady + 8, at.values + TILE, p.duMap, key + 1, false, at.valuesEmpty + 8);
-      send(at.keysReady, at.keys + TILE, p.dkMap, key + 1, p.accumulate, at.keysEmpty + 8);
     }
 }
 
@@ -251,7 +251,6 @@ __device__ __forceinline__ void turnTile(u32 place, Turns here, const Turns& jum
 __device__ __forceinline__ void handOn(const WalkedBackward& p, const Places& at) {
   Fiber walk;
   Place slot(0);
-  int parity = 0;
 #if ROTARY
   int lane = threadIdx.x & 31, chunk = lane % PAIRS, row = (threadIdx.x / 32 & 3) * (32 / PAIRS) + lane / PAIRS;
   u32 place = swizzled(row, chunk);
@@ -278,30 +277,7 @@ __device__ __forceinline__ void handOn(const WalkedBackward& p, const Places& at
     arriveAt(at.full + slot.slot * 8);
     slot.next();
   };
-  auto keys = [&](int first) {
-#if ROTARY
+  while (walk.next(p))
 #pragma unroll 1
-    for (int i = 0; i < OWN; i++) {
-      Turns here;
-      here.load(table + (first + i) * 64 * (D / 2), false);
-      waitFor(at.keysLanded + i * 8, parity);
-      turnTile(at.keys + i * TILE + place, here, jump);
-      arriveAt(at.keysFull + i * 8);
-    }
-    parity ^= 1;
-#endif
-  };
-  while (walk.next(p)) {
-    // In the order in which there is room for them.
-#pragma unroll 1
-    for (int first = 0; first < p.tilesPerFiber; first += OWN) {
-      if (first == 0)
-#pragma unroll 1
-        for (int i = 0; i < OWN; i++) queries(i);
-      keys(first);
-      if (first == 0)
-#pragma unroll 1
-        for (int i = OWN; i < p.tilesPerFiber; i++) queries(i);
-    }
-  }
+    for (int i = 0; i < p.tilesPerFiber; i++) queries(i);
 }
