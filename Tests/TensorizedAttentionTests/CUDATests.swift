@@ -187,7 +187,7 @@ struct CUDATests {
 
   @Test(
     "half types err at most twice what the same-type composition errs",
-    arguments: trials + chained + paired + whole,
+    arguments: trials + chained + paired + whole + dealt,
     [DType.bfloat16, .float16])
   func half(trial: Trial, dtype: DType) { expectHalfPrecision(trial, dtype) }
 
@@ -198,9 +198,24 @@ struct CUDATests {
     for (x, y) in zip(first, second) { #expect(x.values == y.values, "\(x.name)") }
   }
 
+  /// More work than multiprocessors, of which every block or cluster takes what is next: which one takes what
+  /// differs from run to run.
+  static let dealt: [Trial] = [
+    Trial(
+      fold: [5, 32, 32], support: .blockCausal, heads: 8, keyHeads: 8, tokens: 5120, width: 64,
+      biases: false),
+    Trial(
+      fold: [6, 16, 16], support: .block, normalization: .joint, heads: 9, keyHeads: 3,
+      tokens: 1500,
+      width: 128, lengths: [1500, 1111], biases: false),
+    Trial(
+      fold: [40, 48], support: .blockCausal, normalization: .joint, heads: 8, keyHeads: 4,
+      tokens: 1920, width: 128, layout: .tokensFirst, biases: false),
+  ]
+
   // What a warp hands back too early is overwritten in few runs only, and sooner where all rows come from L2.
   @Test(
-    "many runs of a small long pass agree bit by bit",
+    "many runs agree bit by bit",
     arguments: [
       Trial(
         fold: [256, 2], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
@@ -211,7 +226,7 @@ struct CUDATests {
       Trial(
         fold: [192, 64], support: .blockCausal, heads: 4, keyHeads: 2, tokens: 12_200, width: 128,
         biases: false),
-    ] + whole)
+    ] + whole + dealt)
   func repeatedly(trial: Trial) {
     let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
     for run in 1...20 {
@@ -305,6 +320,8 @@ struct CUDATests {
   @Test(
     "the GPU's trials fit their folds",
     arguments: CUDATests.trials + CUDATests.chained + CUDATests.paired + CUDATests.whole
+      + CUDATests.dealt
+      + CUDATests.long
       + CUDASmallTests.clusters + CUDASmallTests.blocks + CUDASmallTests.single)
   func trials(trial: Trial) {
     #expect(trial.pattern.objection(tokens: trial.tokens) == nil)
