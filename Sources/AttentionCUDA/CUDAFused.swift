@@ -11,6 +11,8 @@ public struct CUDAFusedShape: Sendable, Hashable {
   public let upper: CUDAPassShape
   /// Whether the lower pass's u' and ℓ' are written, as a backward pass needs them.
   public let saves: Bool
+  /// Whether the upper pass's ℓ' is written. Where nobody reads it, it would be 6 % of the writes to L2.
+  public let returnsLSE: Bool
   /// Blocks of 64 rows that own the fibers of both modes.
   let cluster: Int
 
@@ -27,11 +29,13 @@ public struct CUDAFusedShape: Sendable, Hashable {
   /// 1024 tokens in a block of both modes, or where more than half of a cluster's rows would be idle.
   ///
   /// - Parameters:
+  ///   - returnsLSE: whether the upper pass has a ``CUDAPass/lse``.
   ///   - capability: ``CUDADriver/Device/capability``.
   ///   - sharedMemory: ``CUDADriver/Device/sharedMemory``.
   ///   - multiprocessors: ``CUDADriver/Device/multiprocessors``.
   public init?(
-    lower: CUDAPassShape, upper: CUDAPassShape, saves: Bool, capability: Int = 90,
+    lower: CUDAPassShape, upper: CUDAPassShape, saves: Bool, returnsLSE: Bool = true,
+    capability: Int = 90,
     sharedMemory: Int = 227 * 1024, multiprocessors: Int = 132
   ) {
     let (x, y) = (upper.mode.size, lower.mode.size)
@@ -50,6 +54,7 @@ public struct CUDAFusedShape: Sendable, Hashable {
     self.lower = lower
     self.upper = upper
     self.saves = saves
+    self.returnsLSE = returnsLSE
     self.cluster = cluster
     // A cluster must fit a part of the GPU with some 16 multiprocessors twice, or it may wait for long.
     let most = [forwardPlan.sharedMemory, saves ? backwardClusterPlan.sharedMemory : 0].max() ?? 0
@@ -118,7 +123,7 @@ public struct CUDAFusedShape: Sendable, Hashable {
     let memory = 14 * 64 * width * 2 + 2304
     var plan = plan(
       "ForwardCluster", "forwardCluster", sharedMemory: memory,
-      ["SAVE": saves ? 1 : 0, "TILES": cluster, "TOP": 0])
+      ["SAVE": saves ? 1 : 0, "LSE": returnsLSE ? 1 : 0, "TILES": cluster, "TOP": 0])
     plan.cluster = cluster / 2
     plan.macros.removeAll { $0.hasPrefix("CLUSTER=") }
     plan.useWarpgroups(4)
@@ -160,7 +165,8 @@ extension CUDAKernels {
   ///
   /// - Parameters:
   ///   - lower: the pass of the lowest mode; its output and ℓ' are written if the shape ``CUDAFusedShape/saves``.
-  ///   - upper: the pass above; its values are not read.
+  ///   - upper: the pass above; its values are not read, and its ℓ' is written if the shape
+  ///     ``CUDAFusedShape/returnsLSE``.
   /// - Throws: ``CUDAError``.
   /// - Precondition: as for ``forward(_:stream:)``; both passes want all queries.
   /// - Complexity: the operations of both passes; q, k, v read once and u' of the upper pass written once.

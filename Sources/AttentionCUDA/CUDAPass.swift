@@ -53,7 +53,7 @@ public struct CUDAPass: Sendable {
   public var output: DeviceTensor
   /// ℓ [B, H, lseRow] f32 of the pass below, for joint normalization.
   public var carriedLSE: CUDADriver.Address = 0
-  /// ℓ' [B, H, lseRow] f32.
+  /// ℓ' [B, H, lseRow] f32; 0 where a forward pass need not write it.
   public var lse: CUDADriver.Address
   /// Tokens a row of ℓ and ℓ' holds.
   public var lseRow: Int

@@ -91,13 +91,18 @@ struct CUDAPlan: Sendable {
       isRotary: pattern.rotary.positions != .none)
   }
 
+  /// Whether anybody reads a pass's ℓ' where no gradients are recorded: the caller the last one's, and a pass of a
+  /// joint normalization the one's below.
+  private func isRead(lseOf index: Int) -> Bool { isJoint || index == pattern.fold.order - 1 }
+
   /// The two lowest modes as one launch, if their passes come first and a kernel runs them.
   private func fusedShape(saves: Bool) -> CUDAFusedShape? {
     guard pattern.fold.order > 1, let driver = try? CUDAKernels.shared().driver,
       let device = try? driver.device()
     else { return nil }
     return CUDAFusedShape(
-      lower: passShape(0), upper: passShape(1), saves: saves, capability: device.capability,
+      lower: passShape(0), upper: passShape(1), saves: saves,
+      returnsLSE: saves || isRead(lseOf: 1), capability: device.capability,
       sharedMemory: device.sharedMemory, multiprocessors: device.multiprocessors)
   }
 
@@ -206,13 +211,13 @@ struct CUDAPlan: Sendable {
 
   private func pass(
     _ index: Int, _ operands: Operands, values: DeviceTensor, output: DeviceTensor,
-    carried: Tensor?, lse: Tensor
+    carried: Tensor?, lse: Tensor?
   ) -> CUDAPass {
     let mode = pattern.chain[index]
     var pass = CUDAPass(
       shape: passShape(index), queries: DeviceTensor(operands.queries, layout: layout),
       keys: DeviceTensor(operands.keys, layout: layout), values: values, output: output,
-      lse: lse.address, lseRow: shape.tokens, scale: scale)
+      lse: lse?.address ?? 0, lseRow: shape.tokens, scale: scale)
     pass.carriedLSE = isJoint && index > 0 ? carried?.address ?? 0 : 0
     pass.lengths = operands.lengths?.address ?? 0
     if let beta = operands.beta, !mode.isLowest {
@@ -267,7 +272,9 @@ struct CUDAPlan: Sendable {
     // ℓ goes to and fro between two buffers: written over what other multiprocessors read from the same lines
     // at the same time, it made a pass of 256·128 take a tenth longer.
     let lower = isJoint && order > 1 ? emptyLSE() : lse
-    let lses = (0..<order).map { (order - 1 - $0) % 2 == 0 ? lse : lower }
+    let lses = (0..<order).map { index -> Tensor? in
+      !isRead(lseOf: index) ? nil : (order - 1 - index) % 2 == 0 ? lse : lower
+    }
     withExtendedLifetime((operands, output, lses, other, launches.workspace)) {
       run { kernels, stream in
         try kernels.prepare(

@@ -180,8 +180,10 @@ struct KernelCompilationTests {
         Self.fused(element, width: width, sizes: sizes, full: full, isRotary: isRotary))
       #expect((shape.backwardWarpgroupPlan == nil) == (isRotary || width == 40))
       #expect((shape.clusterPlan == nil) == (isRotary || width == 40 || sizes == (5, 13)))
+      let silent = CUDAFusedShape(
+        lower: shape.lower, upper: shape.upper, saves: false, returnsLSE: false)
       for plan in [shape.forwardPlan, shape.backwardPlan, shape.backwardClusterPlan]
-        + [shape.clusterPlan].compactMap({ $0 })
+        + [shape.clusterPlan, silent?.clusterPlan].compactMap({ $0 })
       {
         #expect(plan.sharedMemory <= 227 * 1024)
         try expectCompiles(plan)
@@ -221,9 +223,13 @@ struct KernelCompilationTests {
 
   @Test("blocks that stay own two tiles of a cluster each")
   func clusterPlan() throws {
-    let shape = try #require(
-      Self.fused(.bfloat16, width: 128, sizes: (32, 32), full: false)?.clusterPlan)
+    let pair = try #require(Self.fused(.bfloat16, width: 128, sizes: (32, 32), full: false))
+    let shape = try #require(pair.clusterPlan)
     #expect(shape.cluster == 8 && shape.threads == 512 && shape.macros.contains("TILES=16"))
+    #expect(pair.returnsLSE && shape.macros.contains("LSE=1"))
+    let silent = try #require(
+      CUDAFusedShape(lower: pair.lower, upper: pair.upper, saves: false, returnsLSE: false))
+    #expect(silent != pair && silent.clusterPlan?.macros.contains("LSE=0") == true)
     #expect(!shape.macros.contains { $0.hasPrefix("CLUSTER=") })
     // 64 tokens of both modes are one tile.
     let single = try #require(Self.fused(.bfloat16, width: 128, sizes: (8, 8), full: false))
@@ -245,9 +251,10 @@ struct KernelCompilationTests {
           isLowest: index == 3), support: full ? .block : .blockCausal,
         isJoint: full && index < 3, hasBeta: full && index < 3, hasBias: full, isRotary: false)
     }
-    return CUDAFusedShape(lower: make(3), upper: make(2), saves: saves ?? full).flatMap {
-      CUDAChainShape(pair: $0, top: make(1))
-    }
+    // Of passes that are not joint nobody reads ℓ' below the last one.
+    return CUDAFusedShape(
+      lower: make(3), upper: make(2), saves: saves ?? full, returnsLSE: saves ?? full
+    ).flatMap { CUDAChainShape(pair: $0, top: make(1)) }
   }
 
   @Test(

@@ -272,6 +272,7 @@ template <int pass>
 __device__ __forceinline__ void takeLSE(const Pass& p, const Task& task, const Places& places, int tile, int group,
                                         int lane) {
   constexpr int size = FIBER_OF(pass), fibers = 64 / size;
+  if (!p.lseOut) return;
   float* line = p.lseOut + (i64)(task.b * p.heads + task.h) * p.lseN;
   auto left = [&](int row) {
     float lse;
@@ -315,7 +316,7 @@ __device__ __forceinline__ void take(const Pass& p, const Task& task, const Plac
   u64 policy = 0;
 #endif
   waitFor(places.staged(group), staging);
-  takeLSE<pass>(p, task, places, tile, group, lane);
+  if constexpr (pass != 1 || LSE) takeLSE<pass>(p, task, places, tile, group, lane);
 #pragma unroll
   for (int n = 0; n < CHUNKS; n += 4) {
     uint4 x[4];

@@ -81,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardShort(const
     bool live = mark[half] >= 0 && total > 0.f;
     T* row = p.out + b * p.oB + h * p.oH + (token[half] < 0 ? 0 : token[half]) * p.oN;
     storeRow(row, o, half, live ? 1.f / total : 0.f, token[half] >= 0, false);
-    if (token[half] >= 0 && (lane & 3) == 0)
+    if (token[half] >= 0 && (lane & 3) == 0 && p.lseOut)
       p.lseOut[lseRow + token[half]] = live ? (top[half] + log2f(total)) * LN2 : -INFINITE;
   }
 }
@@ -220,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forwardLong(const 
     bool any = live[half] && total > 0.f;
     i64 t = origin + (i64)(written[half] ? position[half] : 0) * p.stride;
     storeRow(p.out + b * p.oB + h * p.oH + t * p.oN, o, half, any ? 1.f / total : 0.f, written[half], false);
-    if (written[half] && (lane & 3) == 0)
+    if (written[half] && (lane & 3) == 0 && p.lseOut)
       p.lseOut[lseRow + t] = any ? (top[half] + log2f(total)) * LN2 : -INFINITE;
   }
 }

@@ -13,7 +13,8 @@
 // rows that they read have been written, by all clusters, but as far as may be have not left L2 yet.
 //
 // Macros: TILES, the tiles of 64 rows of a cluster (an even number); LOWER, UPPER, LOWER_SIZE, UPPER_SIZE,
-// SAVE, GROUPED, LOWER_BIAS and UPPER_BIAS as for ForwardFused.cu; TOP (0 without), TOP_SIZE and TOP_BIAS.
+// SAVE, GROUPED, LOWER_BIAS and UPPER_BIAS as for ForwardFused.cu; LSE (0: nobody reads ℓ' of the upper pass); TOP (0
+// without), TOP_SIZE and TOP_BIAS.
 
 // s[64, 64] (+)= a · bᵀ over 16 channels: both are rows of tiles.
 #define SCORES(NAME, ADD, KIND)                                                                              \
@@ -137,10 +138,10 @@ __device__ __forceinline__ void attend(const Chain& both, const Places& places, 
   int parity = 0, staging = 0, sentParity = 0, vacantParity = Task(both).isTop ? 0 : 1;
   u32 leaving = places.leaving + (group * 64 + first + g) * 4;
   // Hands the warp's rows and ℓ' to the warps that take them to memory; `write` puts the rows there.
-  auto hand = [&](const float(&lse)[2], auto write) {
+  auto hand = [&](const float(&lse)[2], auto hasLSE, auto write) {
     waitFor(places.taken(group), staging ^ 1);
     write(places.tile(group, 6));
-    if (t == 0)
+    if (decltype(hasLSE)::value && t == 0)
 #pragma unroll
       for (int half = 0; half < 2; half++)
         asm volatile("st.shared.f32 [%0], %1;" ::"r"(leaving + half * 32), "f"(lse[half]) : "memory");
@@ -149,7 +150,7 @@ __device__ __forceinline__ void attend(const Chain& both, const Places& places, 
     staging ^= 1;
   };
   auto handRows = [&](const float(&o)[ND][4], const float(&factor)[2], const float(&lse)[2]) {
-    hand(lse, [&](u32 stage) {
+    hand(lse, Index<1>(), [&](u32 stage) {
 #pragma unroll
       for (int n = 0; n < ND; n += 2)
         storeMatrices(stage + stagedAt(first + (lane & 15), n + (lane >> 4)),
@@ -318,7 +319,7 @@ __device__ __forceinline__ void attend(const Chain& both, const Places& places, 
     awaitProducts<0>();
     pinProduct(o);
     leave(toTop);
-    hand(lse, [&](u32 stage) {
+    hand(lse, Index<LSE>(), [&](u32 stage) {
 #pragma unroll
       for (int half = 0; half < 2; half++)
 #pragma unroll

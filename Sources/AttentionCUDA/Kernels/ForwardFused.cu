@@ -208,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) __cluster_dims__(C
     bool live = mark >= 0 && total > 0.f;
     storeSent(up.out + b * up.oB + h * up.oH + (token < 0 ? 0 : token) * up.oN, o, half, live ? 1.f / total : 0.f,
               token >= 0);
-    if (token >= 0 && (lane & 3) == 0)
+    if (token >= 0 && (lane & 3) == 0 && up.lseOut)
       up.lseOut[lseRow + token] = live ? (top[half] + log2f(total)) * LN2 : -INFINITE;
   }
 }

@@ -58,7 +58,7 @@ __device__ __forceinline__ void consume(const Parameters& all, u32 memory, const
         int j = block * 64 + first + r;
         if (j < walk.firstRow || j >= walk.length) continue;
         if (lane < D / 8) storeGlobal(outRow + j * rowStep + lane * 8, make_uint4(0, 0, 0, 0));
-        if (lane == 0) p.lseOut[lseRow + (i64)j * p.stride] = -INFINITE;
+        if (lane == 0 && p.lseOut) p.lseOut[lseRow + (i64)j * p.stride] = -INFINITE;
       }
     }
     for (int block = walk.first + (group ^ walk.turn); block < walk.live; block += 2) {
@@ -311,7 +311,7 @@ __device__ __forceinline__ void consume(const Parameters& all, u32 memory, const
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         int j = position + half * 8;
-        bool mine = j >= walk.firstRow && j < walk.length && (lane & 3) == 0;
+        bool mine = j >= walk.firstRow && j < walk.length && (lane & 3) == 0 && p.lseOut;
         if (mine && !(BOTH && whole)) p.lseOut[lseRow + (i64)j * p.stride] = lse[half];
       }
 #if BOTH

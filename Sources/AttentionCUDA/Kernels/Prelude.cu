@@ -42,7 +42,7 @@ struct Pass {
   const T* u;
   T* out;
   const float* lseIn;
-  float* lseOut;
+  float* lseOut;         // or null, where nobody reads ℓ' and the pass is a forward one
   const int* lengths;
   const Element* beta;
   const float* bias;

@@ -35,7 +35,7 @@ __device__ __forceinline__ void takeRows(const PairedForward& both, u32 memory, 
         for (int half = 0; half < 2; half++) {
           float lse;
           asm volatile("ld.shared.f32 %0, [%1];" : "=f"(lse) : "r"(gates.leaving(which) + (half * 32 + lane) * 4) : "memory");
-          p.lseOut[row + half * 32 * p.stride] = lse;
+          if (p.lseOut) p.lseOut[row + half * 32 * p.stride] = lse;
         }
         if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
       }
