@@ -251,9 +251,15 @@ struct CUDATests {
       fold: [5, 100], support: .slidingCausal, order: .highToLow, tokens: 480, width: 64,
       biases: false),
     Trial(fold: [130, 6], support: .block, tokens: 780, width: 64, biases: false),
+    // Above pairs whose ℓ' nobody reads, with blocks that stay and with blocks that come and go.
+    Trial(
+      fold: [70, 16, 16], support: .blockCausal, heads: 2, keyHeads: 1, tokens: 17_700, width: 128,
+      biases: false),
+    Trial(fold: [70, 5, 13], support: .block, tokens: 4500, width: 64, biases: false),
   ]
 
-  // Without gradients, passes that share a launch write over what they have read, and long ones read β as it is.
+  // Without gradients, passes that share a launch write over what they have read, long ones read β as it is, and what
+  // nobody reads is not written.
   @Test("outputs are the same bits without gradients", arguments: chained + paired + long)
   func alone(trial: Trial) {
     var numbers = Numbers(seed: 5)
