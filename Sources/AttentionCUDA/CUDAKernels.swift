@@ -218,12 +218,12 @@ extension CUDAKernels {
     let schedule = shape.walkSchedule(
       fibers: fibers, skipped: Int(parameters.firstPosition),
       multiprocessors: device.multiprocessors)
+    var walk = WalkParameters(parameters, schedule: schedule, fibers: fibers)
+    if schedule.order == .acrossFibers { walk.dotsBelow = try walkCounter(on: device) }
     try driver.launch(
       kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
       sharedMemory: kernel.plan.sharedMemory, stream: stream,
-      overlaps: device.overlapsLaunches,
-      parameters: try tensorWalk(
-        WalkParameters(parameters, schedule: schedule, fibers: fibers), of: pass))
+      overlaps: device.overlapsLaunches, parameters: try tensorWalk(walk, of: pass))
   }
 
   /// Whether a device runs a pass through the warpgroup kernel.
