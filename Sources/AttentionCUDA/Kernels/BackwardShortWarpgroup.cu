@@ -9,12 +9,15 @@ struct Dealt {
   static constexpr int places = 8;              // more than sides of a block are apart
   __device__ __forceinline__ int take(int step) const {
     u32 word;
-    do word = readShared(words + step % places * 4);
+    // A weak load would be taken out of the loop.
+    do asm volatile("ld.relaxed.cta.shared::cta.u32 %0, [%1];" : "=r"(word) : "r"(words + step % places * 4) : "memory");
     while ((word & 255) != (step / places + 1 & 255));
     return uniform(word >> 8);
   }
   __device__ __forceinline__ void tell(int step, int tile) const {
-    writeShared(words + step % places * 4, tile << 8 | (step / places + 1 & 255));
+    asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(words + step % places * 4),
+                 "r"(tile << 8 | (step / places + 1 & 255))
+                 : "memory");
   }
 };
 
