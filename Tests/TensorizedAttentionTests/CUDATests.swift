@@ -187,7 +187,7 @@ struct CUDATests {
 
   @Test(
     "half types err at most twice what the same-type composition errs",
-    arguments: trials + chained + paired + whole + dealt,
+    arguments: trials + chained + paired + whole + several,
     [DType.bfloat16, .float16])
   func half(trial: Trial, dtype: DType) { expectHalfPrecision(trial, dtype) }
 
@@ -198,9 +198,9 @@ struct CUDATests {
     for (x, y) in zip(first, second) { #expect(x.values == y.values, "\(x.name)") }
   }
 
-  /// More work than multiprocessors, of which every block or cluster takes what is next: which one takes what
-  /// differs from run to run.
-  static let dealt: [Trial] = [
+  /// More work than multiprocessors: blocks and clusters take several tiles each, one after the other, in passes of one
+  /// launch and of two.
+  static let several: [Trial] = [
     Trial(
       fold: [5, 32, 32], support: .blockCausal, heads: 8, keyHeads: 8, tokens: 5120, width: 64,
       biases: false),
@@ -226,7 +226,7 @@ struct CUDATests {
       Trial(
         fold: [192, 64], support: .blockCausal, heads: 4, keyHeads: 2, tokens: 12_200, width: 128,
         biases: false),
-    ] + whole + dealt)
+    ] + whole + several)
   func repeatedly(trial: Trial) {
     let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
     for run in 1...20 {
@@ -326,7 +326,7 @@ struct CUDATests {
   @Test(
     "the GPU's trials fit their folds",
     arguments: CUDATests.trials + CUDATests.chained + CUDATests.paired + CUDATests.whole
-      + CUDATests.dealt
+      + CUDATests.several
       + CUDATests.long
       + CUDASmallTests.clusters + CUDASmallTests.blocks + CUDASmallTests.single)
   func trials(trial: Trial) {
