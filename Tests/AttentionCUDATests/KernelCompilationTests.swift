@@ -148,20 +148,31 @@ struct KernelCompilationTests {
     #expect(schedule.order == .acrossFibers && schedule.chunks == 1 && schedule.walks == 2 * 4 * 16)
   }
 
+  /// The lower (2) or the upper (1) of two passes, block-causal, 8 heads of 2 sequences; joint with β and shared keys if `full`.
+  private static func oneOfTwo(
+    _ index: Int, _ element: CUDAElement, width: Int, sizes: (Int, Int), tokens: Int, full: Bool
+  ) -> CUDAPassShape {
+    CUDAPassShape(
+      element: element, headWidth: width, batch: 2, heads: 8, keyHeads: full ? 2 : 8,
+      valueHeads: index == 2 && full ? 2 : 8, tokens: tokens,
+      mode: Mode(
+        index: index, size: index == 2 ? sizes.1 : sizes.0, stride: index == 2 ? 1 : sizes.1,
+        isLowest: index == 2), support: .blockCausal, isJoint: full && index == 1,
+      hasBeta: full && index == 1)
+  }
+
   /// Two passes of a block support that fit one launch.
   static func fused(
     _ element: CUDAElement, width: Int, sizes: (Int, Int), full: Bool, isRotary: Bool? = nil,
     tokens: Int = 5000, multiprocessors: Int = 132
   ) -> CUDAFusedShape? {
     let make = { (index: Int) in
-      CUDAPassShape(
-        element: element, headWidth: width, batch: 2, heads: 8, keyHeads: full ? 2 : 8,
-        valueHeads: index == 2 && full ? 2 : 8, tokens: tokens,
-        mode: Mode(
-          index: index, size: index == 2 ? sizes.1 : sizes.0, stride: index == 2 ? 1 : sizes.1,
-          isLowest: index == 2), support: full ? .block : .blockCausal,
-        isJoint: full && index == 1, hasBeta: full && index == 1, hasBias: full,
-        isRotary: isRotary ?? full)
+      var shape = Self.oneOfTwo(
+        index, element, width: width, sizes: sizes, tokens: tokens, full: full)
+      shape.support = full ? .block : .blockCausal
+      shape.hasBias = full
+      shape.isRotary = isRotary ?? full
+      return shape
     }
     return CUDAFusedShape(
       lower: make(2), upper: make(1), saves: full, multiprocessors: multiprocessors)
@@ -300,13 +311,11 @@ struct KernelCompilationTests {
     isRotary: Bool = false, support: Support = .blockCausal
   ) -> CUDALongPairShape? {
     let make = { (index: Int) in
-      CUDAPassShape(
-        element: element, headWidth: width, batch: 2, heads: 8, keyHeads: full ? 2 : 8,
-        valueHeads: index == 2 && full ? 2 : 8, tokens: tokens,
-        mode: Mode(
-          index: index, size: index == 2 ? sizes.1 : sizes.0, stride: index == 2 ? 1 : sizes.1,
-          isLowest: index == 2), support: support, isJoint: full && index == 1,
-        hasBeta: full && index == 1, isRotary: isRotary)
+      var shape = Self.oneOfTwo(
+        index, element, width: width, sizes: sizes, tokens: tokens, full: full)
+      shape.support = support
+      shape.isRotary = isRotary
+      return shape
     }
     return CUDALongPairShape(lower: make(2), upper: make(1))
   }

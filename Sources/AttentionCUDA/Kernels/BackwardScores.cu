@@ -24,10 +24,6 @@ struct Rows {
   float carried[2], beta;
 };
 
-// A warp's rows begin at a multiple of sixteen: of two tiles at the same place, a row's own score can only be one of half
-// the lane's.
-__device__ __forceinline__ constexpr bool mayBeOwn(int n, int e) { return (n & 1) == e >> 1; }
-
 // Scores that are not seen become −∞; the diagonal has no β, and in joint normalization it is the carried ℓ. `own`
 // is the distance of the lane's first row from its first column within two tiles at the same place.
 template <int ROLE>

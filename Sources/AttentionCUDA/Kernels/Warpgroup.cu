@@ -28,6 +28,10 @@ __device__ __forceinline__ void waitFor(u32 barrier, int parity) {
 // Makes this thread's stores to shared memory visible to wgmma.
 __device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// A warp's rows begin at a multiple of sixteen: of two tiles at the same place, a row's own score can only be one of half
+// the lane's.
+__device__ __forceinline__ constexpr bool mayBeOwn(int n, int e) { return (n & 1) == e >> 1; }
+
 // What L2 should keep until a later pass has read it, what is read soon, and what nobody reads again.
 __device__ __forceinline__ u64 keepPolicy() {
   u64 policy;

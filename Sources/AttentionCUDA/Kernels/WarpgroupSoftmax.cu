@@ -49,10 +49,8 @@ __device__ __forceinline__ void mask(const WalkedPass& p, const Walk<FORWARD>& w
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         int offset = n * 8 + (e & 1) - (e >> 1) * 8;
-        // A warp's rows begin at a multiple of sixteen: a row's own key can only be one of half the lane's.
-        bool mayBeOwn = (n & 1) == e >> 1;
-        if (JOINT && IS_JOINT && mayBeOwn && delta == offset) s[n][e] = diagonal[e >> 1];
-        if (!JOINT && BETA && mayBeOwn && delta == offset) s[n][e] -= diagonal[e >> 1];
+        if (JOINT && IS_JOINT && mayBeOwn(n, e) && delta == offset) s[n][e] = diagonal[e >> 1];
+        if (!JOINT && BETA && mayBeOwn(n, e) && delta == offset) s[n][e] -= diagonal[e >> 1];
         if (CAUSAL && delta < offset) s[n][e] = -INFINITE;
       }
   }
@@ -89,9 +87,8 @@ __device__ __forceinline__ void merge(const WalkedPass& p, float (&first)[8][4],
     for (int e = 0; e < 4; e++) {
       int offset = n * 8 + (e & 1) - (e >> 1) * 8;
       float own = last[n][e];
-      bool mayBeOwn = (n & 1) == e >> 1;
-      if (JOINT && mayBeOwn && delta == offset) own = (carried[e >> 1] - beta) * inverse;
-      if (!JOINT && BETA && mayBeOwn && delta == offset) own -= beta * inverse;
+      if (JOINT && mayBeOwn(n, e) && delta == offset) own = (carried[e >> 1] - beta) * inverse;
+      if (!JOINT && BETA && mayBeOwn(n, e) && delta == offset) own -= beta * inverse;
       first[n][e] = delta >= offset ? own : first[n][e];
     }
 }
