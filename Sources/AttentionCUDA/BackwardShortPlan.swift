@@ -29,9 +29,10 @@ extension CUDAPassShape {
     element != .float32 && !isRotary && (headWidth == 64 || headWidth == 128)
   }
 
-  /// Tiles; p and dz of both tiles that are worked on; marks and ℓ' of a set's rows; barriers; parts of dβ.
+  /// Tiles; p and dz of both tiles that are worked on; marks and ℓ' of a set's rows; barriers; parts of dβ; which tiles
+  /// come next.
   fileprivate var backwardTilesMemory: Int {
-    tileSets * 4 * 64 * headWidth * 2 + 2 * 16_384 + tileSets * (512 + 32) + 64
+    tileSets * 4 * 64 * headWidth * 2 + 2 * 16_384 + tileSets * (512 + 32) + 96
   }
 }
 
@@ -70,10 +71,11 @@ extension CUDAFusedShape {
     guard lower.hasShortWarpgroups, cluster > 1, x * y == cluster * 64,
       x & (x - 1) == 0, y & (y - 1) == 0, lower.tokens % (x * y) == 0
     else { return nil }
-    // Tiles; p and dz of both tiles that are worked on; ℓ' of a set's rows; barriers; parts of dβ; a counter a block.
+    // Tiles; p and dz of both tiles that are worked on; ℓ' of a set's rows; barriers; parts of dβ; a counter a block; which
+    // stretches of tokens come next.
     let sets = lower.tileSets
     let memory =
-      sets * 4 * 64 * lower.headWidth * 2 + 2 * 16_384 + sets * (256 + 112) + 64 + 4 * cluster
+      sets * 4 * 64 * lower.headWidth * 2 + 2 * 16_384 + sets * (256 + 112) + 128 + 4 * cluster
     var plan = plan("BackwardFusedBulk", "backwardFusedBulk", sharedMemory: memory, [:])
     plan.useWarpgroups(3)
     return plan

@@ -211,7 +211,7 @@ extension CUDAKernels {
       lower: lower, lowerGradients, upper: upper, upperGradients, on: device)
     let kernels = try kernels(
       isBulk ? .backwardFusedBulk(shape) : .backwardFused(shape), on: device)
-    let parameters = FusedParameters(
+    var parameters = FusedParameters(
       lower: try parameters(of: lower, lowerGradients, on: device),
       upper: try parameters(of: upper, upperGradients, on: device))
     let plan = kernels[0].plan
@@ -222,6 +222,8 @@ extension CUDAKernels {
       grid = (min(clusters, shape.blocks / shape.cluster * lines) * plan.cluster, 1)
     }
     if isBulk {
+      // It forms D itself, and asks a counter in its place for stretches of tokens.
+      parameters.lower.dot = try walkCounter(on: device)
       try driver.launch(
         kernels[0].function, grid: grid, threads: plan.threads, sharedMemory: plan.sharedMemory,
         stream: stream, overlaps: device.overlapsLaunches,

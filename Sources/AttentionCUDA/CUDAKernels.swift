@@ -49,6 +49,7 @@ public final class CUDAKernels: Sendable {
 
   private let kernels = Mutex<[RequestKey: [Kernel]]>([:])
   private static let mostRequests = 4096
+  let walkCounters = Mutex<[Int: WalkCounters]>([:])
   private let clusterCounts = Mutex<[FunctionKey: Int]>([:])
 
   private struct TableKey: Hashable {
@@ -217,12 +218,12 @@ extension CUDAKernels {
     let schedule = shape.walkSchedule(
       fibers: fibers, skipped: Int(parameters.firstPosition),
       multiprocessors: device.multiprocessors)
+    var walk = WalkParameters(parameters, schedule: schedule, fibers: fibers)
+    if schedule.order == .acrossFibers { walk.dotsBelow = try walkCounter(on: device) }
     try driver.launch(
       kernel.function, grid: (schedule.blocks, 1), threads: kernel.plan.threads,
       sharedMemory: kernel.plan.sharedMemory, stream: stream,
-      overlaps: device.overlapsLaunches,
-      parameters: try tensorWalk(
-        WalkParameters(parameters, schedule: schedule, fibers: fibers), of: pass))
+      overlaps: device.overlapsLaunches, parameters: try tensorWalk(walk, of: pass))
   }
 
   /// Whether a device runs a pass through the warpgroup kernel.
@@ -281,10 +282,13 @@ extension CUDAKernels {
       let blocks =
         stays
         ? (min(grid * shape.batch * heads, device.multiprocessors), 1) : (grid, shape.batch * heads)
+      var own = parameters
+      // They form D themselves, and ask a counter in its place for tiles.
+      if stays { own.dot = try walkCounter(on: device) }
       try driver.launch(
         kernel.function, grid: blocks, threads: plan.threads,
         sharedMemory: plan.sharedMemory, stream: stream, overlaps: device.overlapsLaunches,
-        parameters: parameters)
+        parameters: own)
       if let reduction = kernels.last, shape.hasBeta, plan.entry != "backwardLongKey" {
         try driver.launch(
           reduction.function, grid: (shape.heads, 1), threads: 256,

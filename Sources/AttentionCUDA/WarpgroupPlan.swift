@@ -14,7 +14,7 @@ package struct WalkParameters {
   var byChunks = Division(1)
   var byHeads = Division(1)
   var byStride = Division(1)
-  /// Where the key role writes ⟨∂/∂u, u⟩ of its rows, or 0.
+  /// Where the key role writes ⟨∂/∂u, u⟩ of its rows, or 0; forward, see ``CUDAKernels/walkCounter(on:)``.
   var dotsBelow: UInt64 = 0
 
   /// ⌊n / d⌋ as `n · factor >> shift` for n < 2³¹.
@@ -106,6 +106,7 @@ extension CUDAPassShape {
     fibers: Int, skipped: Int, multiprocessors: Int, heads: Int? = nil, ringTiles: Int? = nil
   ) -> WalkSchedule {
     let lines = batch * (heads ?? self.heads) * fibers
+    let isForward = ringTiles == nil
     let ringTiles = ringTiles ?? self.ringTiles
     let steps = max(1, (fiberLength - skipped / 64 * 64 + 127) / 128)
     if (fiberLength + 63) / 64 <= ringTiles {
@@ -118,9 +119,12 @@ extension CUDAPassShape {
       // positions. Where a fiber's rows are neighbors, a block takes a long stretch; else
       // walks stay side by side, so that neighboring rows are read at about the same time.
       if mode.stride == 1 {
+        let most = min(multiprocessors, lines * steps)
+        // Equal stretches, if hardly fewer blocks have them.
+        let even = (max(1, most * 31 / 32)...most).last { lines * steps % $0 == 0 }
         return .init(
           order: .stretches, walkSteps: WalkSchedule.longest, chunks: steps, walks: lines * steps,
-          blocks: min(multiprocessors, lines * steps))
+          blocks: isForward ? even ?? most : most)
       }
       let walkSteps = min(steps, 16)
       let chunks = (steps + walkSteps - 1) / walkSteps

@@ -9,6 +9,35 @@ struct FusedBulk {
 };
 static_assert(sizeof(FusedBulk) == 2624, "Swift's FusedBulkParameters has this size");
 
+// Clusters end at other times than each other by a twelfth if all have the same number of stretches, so that they ask a
+// counter in device memory for all but their first ones. A block's copy of its cluster's answers: where step s has
+// its stretch above eight bits that tell how often the place has been used.
+#define AHEAD (SETS == 3 ? 3 : 4)               // steps from asking to using an answer
+struct Dealt {
+  u32 words;
+  static constexpr int places = 16;             // more than blocks of a cluster are apart
+  __device__ __forceinline__ void prepare() const {
+    if (threadIdx.x < places) writeShared(words + threadIdx.x * 4, 0);
+  }
+  __device__ __forceinline__ int take(int step) const {
+    u32 word;
+    do asm volatile("ld.relaxed.cluster.shared::cta.u32 %0, [%1];" : "=r"(word) : "r"(words + step % places * 4) : "memory");
+    while ((word & 255) != (step / places + 1 & 255));
+    return uniform(word >> 8);
+  }
+  // A warp of one block tells all.
+  __device__ __forceinline__ void tell(int step, int stretch) const {
+    int lane = threadIdx.x & 31;
+    if (lane < CLUSTER)
+      asm volatile(
+          "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
+          "st.relaxed.cluster.shared::cluster.u32 [there], %2; }" ::"r"(words + step % places * 4),
+          "r"(lane), "r"(stretch << 8 | (step / places + 1 & 255))
+          : "memory");
+    __syncwarp();
+  }
+};
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     backwardFusedBulk(const __grid_constant__ FusedBulk parameters) {
   extern __shared__ __align__(1024) char dynamic[];
@@ -17,6 +46,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
   Sets sets(shared32(dynamic));
   Finished finished{sets.scratch + 64};
   if (threadIdx.x < CLUSTER) writeShared(finished.words + threadIdx.x * 4, 0);
+  Dealt dealt{finished.words + CLUSTER * 4};
+  dealt.prepare();
   sets.prepare();
   followPrevious();
   clusterArrive();
@@ -25,7 +56,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
   constexpr int stretch = LOWER_SIZE * UPPER_SIZE;
   int stretches = lower.tokens / stretch, all = stretches * groups * lower.batch;
   int rank = blockIdx.x % CLUSTER, cluster = blockIdx.x / CLUSTER, clusters = gridDim.x / CLUSTER;
-  int count = cluster < all ? (all - cluster + clusters - 1) / clusters : 0;
   int role = uniform(threadIdx.x / 128), warp = uniform(threadIdx.x / 32 & 3);
   int side = role == 0 ? warp & 1 : role - 1;  // side 0: the upper pass
   const Pass& p = side ? both.lower : both.upper;
@@ -35,10 +65,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     Ring ring;
     int parity = 0;
 #pragma unroll 1
-    for (int step = 0; step <= count; step++) {
-      int index = step - side;
-      bool has = side ? step > 0 : step < count;
-      Tile tile(cluster + max(index, 0) * clusters, stretches, groups);
+    for (int step = 0, next = 0, last = all; next < all || last < all; step++, last = next) {
+      next = min(step < AHEAD ? cluster + step * clusters : dealt.take(step), all);
+      // The lower pass is one stretch behind.
+      int number = side ? last : next, index = step - side;
+      bool has = number < all;
+      Tile tile(has ? number : 0, stretches, groups);
       int origin = tile.place * stretch;
       Tokens tokens = side ? Tokens{origin + rank * 64, LOWER, 1} : Tokens{origin + rank * (64 / UPPER), 1, LOWER_SIZE};
       Place at = side ? Place{origin + rank * 64, 0, 0, tile.b}
@@ -74,6 +106,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
           },
           [&](Ring ring) { sets.skipFetch(ring, side); });
     } else {
+      int* counter = reinterpret_cast<int*>(lower.dot);
+      int dealtFirst = AHEAD * clusters, asked = 0;
       work(
           [&](Ring ring, const Tile&, const Place& at, const Tokens&, int count, int r, auto&, auto&, int) {
             bool lastHead = r == heads - 1;
@@ -82,6 +116,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             if (threadIdx.x % 32 == 0) awaitBulk();
             __syncwarp();
             finished.tell(rank, count);
+            if (rank > 0) return;
+            if (asked < all) {
+              int number = 0;
+              if (threadIdx.x % 32 == 0) {
+                number = atomicAdd(counter, 1);
+                // Every cluster asks once in vain. The last one leaves the counter as it was.
+                if (number == max(all - dealtFirst, 0) + clusters - 1) *counter = 0;
+              }
+              asked = min(dealtFirst + uniform(number), all);
+            }
+            dealt.tell(count - 1 + AHEAD, asked);
           },
           [&](Ring ring) { sets.skipDelivery(ring, side); });
       if (threadIdx.x % 32 == 0) awaitBulk();

@@ -1,9 +1,32 @@
 // One backward pass of short fibers by BackwardTiles.cu's roles. SHARED says that the heads of a group have one u.
 
-// Blocks take pairs of tiles in turn, one for each consumer and its producer; heads of a group in turn.
+// Blocks end at other times than each other by an eighth if all have the same number of tiles, so that they ask a counter
+// in device memory for all but their first ones. Where step s has its answer, the first of two tiles, above eight bits
+// that tell how often the place has been used.
+#define AHEAD 3                                 // steps from asking to using an answer
+struct Dealt {
+  u32 words;
+  static constexpr int places = 8;              // more than sides of a block are apart
+  __device__ __forceinline__ int take(int step) const {
+    u32 word;
+    // A weak load would be taken out of the loop.
+    do asm volatile("ld.relaxed.cta.shared::cta.u32 %0, [%1];" : "=r"(word) : "r"(words + step % places * 4) : "memory");
+    while ((word & 255) != (step / places + 1 & 255));
+    return uniform(word >> 8);
+  }
+  __device__ __forceinline__ void tell(int step, int tile) const {
+    asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(words + step % places * 4),
+                 "r"(tile << 8 | (step / places + 1 & 255))
+                 : "memory");
+  }
+};
+
+// Blocks take pairs of tiles, one for each consumer and its producer; heads of a group in turn.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(const __grid_constant__ Pass p) {
   extern __shared__ __align__(1024) char dynamic[];
   Sets sets(shared32(dynamic));
+  Dealt dealt{sets.scratch + 64};
+  if (threadIdx.x < Dealt::places) writeShared(dealt.words + threadIdx.x * 4, 0);
   prepare(sets);
   followPrevious();
   int heads = GROUPED ? p.ratioK : 1, groups = GROUPED ? p.heads / p.ratioK : p.heads;
@@ -13,11 +36,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
     Ring ring;
     int parity = 0;
 #pragma unroll 1
-    for (int pair = blockIdx.x; pair < all; pair += 2 * grid) {
-      int count = pair + grid < all ? 2 : 1;
+    for (int step = 0;; step++) {
+      int first = step < AHEAD ? step * 2 * grid + blockIdx.x : dealt.take(step);
+      if (first >= all) break;
       // The highest pass begins where the forward pass has ended, and ends where the next one begins: with what L2 holds.
-      int index = pair + side * grid;
-      Tile tile(p.accumulate ? index : all - 1 - index, tiles, groups);
+      int index = first + side * (step < AHEAD ? grid : 1);
+      bool has = index < all;
+      Tile tile(!has ? 0 : p.accumulate ? index : all - 1 - index, tiles, groups);
       float dk[ND][4], du[ND][4];
       if (GROUPED) {
         clear(dk);
@@ -27,14 +52,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
       for (int r = 0; r < heads; r++, ring.next(2), parity ^= 1) {
         Ring own = ring;
         own.next(side);
-        if (side < count) body(own, tile, r, dk, du, parity);
+        if (has) body(own, tile, r, dk, du, parity, step);
         else sets.skip(own, side, role < 2);
       }
     }
   };
   if (role < 2) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 " COPYING ";");
-    work([&](Ring ring, const Tile& tile, int r, auto&, auto&, int) {
+    int* counter = reinterpret_cast<int*>(p.dot);
+    int dealtFirst = AHEAD * 2 * grid, pairs = (max(all - dealtFirst, 0) + 1) / 2, number = 0;
+    bool asks = threadIdx.x == 0;
+    work([&](Ring ring, const Tile& tile, int r, auto&, auto&, int, int step) {
       int limit = p.lengths ? min(p.lengths[tile.b], p.tokens) : p.tokens;
       int row = threadIdx.x & 63, fiber = tile.place * (64 / FIBER) + row / FIBER, j = row % FIBER, t = -1;
       if (fiber < p.fibers) {
@@ -42,10 +70,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
         if (j < fiberLength(p, origin, p.tokens)) t = origin + j * p.stride;
       }
       fetch(p, sets, ring, tile.b, tile.group * heads + r, t < limit ? t : -2 - t, true, [] {}, [] {});
+      if (asks && r == 0) {
+        if (step > 0) {
+          // What the last step has asked for: it need not be waited for.
+          dealt.tell(step - 1 + AHEAD, min(dealtFirst + 2 * number, all));
+          asks = number < pairs;
+        }
+        if (asks) number = atomicAdd(counter, 1);
+      }
+      __syncwarp();
     });
+    // Every block asks once in vain. The last one leaves the counter as it was.
+    if (threadIdx.x == 0 && number == pairs + grid - 1) *counter = 0;
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 " WORKING ";");
-    work([&](Ring ring, const Tile& tile, int r, auto& dk, auto& du, int parity) {
+    work([&](Ring ring, const Tile& tile, int r, auto& dk, auto& du, int parity, int) {
       consume<FIBER, JOINT, BETA, BIAS, SHARED>(p, sets, ring, tile.b, tile.group, r, dk, du, (i64)p.batch * tiles,
                                         (i64)tile.b * tiles + tile.place, parity);
     });

@@ -33,7 +33,7 @@ __device__ __forceinline__ void consume(const Parameters& all, u32 memory, const
   i64 rowStep = passOf(all, 0).stride * passOf(all, 0).oN;
 
   Walk<FORWARD> walk;
-  walk.begin(all);
+  walk.begin(all, gates.dealer, false);
   while (walk.next(all)) {
     const WalkedForward& p = passOf(all, walk.upper);
     if (BOTH) rowStep = p.stride * p.oN;
@@ -329,6 +329,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const 
   extern __shared__ __align__(1024) char dynamic[];
   u32 memory = shared32(dynamic);
   Gates gates(memory + STAGES * SLOT + (BOTH ? 6 : 4) * TILE);
+  if (Walk<FORWARD>::DEALT && threadIdx.x == 0) Dealer::open(gates.dealer);
   gates.open(2);
   followPrevious();
   // Registers go to the warpgroups that hold accumulators: 40 + 72 + 2 · 200 = 4 · 128.

@@ -125,12 +125,12 @@ struct Turns {
 #endif
 
 // Where the barriers lie: copies that have landed; tiles of keys and of queries that are ready or free. Then,
-// backward, D and ℓ' of 64 queries a tile.
+// backward, D and ℓ' of 64 queries a tile; forward, a dealer's.
 struct Gates {
-  u32 landed, full, empty, queryFull, queryEmpty, notes, sums;
+  u32 landed, full, empty, queryFull, queryEmpty, notes, sums, dealer;
   __device__ __forceinline__ Gates(u32 place)
       : landed(place), full(place + ITEMS * 8), empty(full + STAGES * 8), queryFull(empty + STAGES * 8),
-        queryEmpty(queryFull + 24), notes(queryEmpty + 24), sums(notes + ITEMS * 4) {}
+        queryEmpty(queryFull + 24), notes(queryEmpty + 24), sums(notes + ITEMS * 4), dealer(place + 448) {}
 #if BOTH
   // A consumer's rows of results wait to be taken to memory; they were; their ℓ'.
   __device__ __forceinline__ u32 staged(int which) const { return landed + 512 + which * 16; }
@@ -192,7 +192,7 @@ __device__ __forceinline__ void fetch(const P& all, u32 memory, const Gates& gat
   };
   Walk<ROLE> walk;
   Place slot(0);
-  walk.begin(all);
+  walk.begin(all, gates.dealer, warp == 0);
   u64 once = 0, again = 0;
 #if BOTH
   u64 keep = keepPolicy();

@@ -14,7 +14,10 @@ __device__ __forceinline__ int divide(int n, Division by) {
 struct WalkedPass : Pass {
   int schedule, walkSteps, walks, chunks;
   Division byFibers, byChunks, byHeads, byStride;
-  float* dotsBelow;  // key role: ⟨du, u⟩ of every row, the pass below's ⟨du', u'⟩, or null
+  union {
+    float* dotsBelow;  // key role: ⟨du, u⟩ of every row, the pass below's ⟨du', u'⟩, or null
+    u32* dealt;        // forward: how many walks have been dealt out besides every block's first one, or null
+  };
 };
 
 // The first token of a fiber.
@@ -79,10 +82,53 @@ __device__ __forceinline__ const WalkedBackward& passOf(const WalkedBackward& p,
 #define APART 0  // 1: a walk of the lower pass has several fibers, a tile each
 #endif
 
+// Deals the walks of a forward pass to the blocks that are done first: multiprocessors are not equally fast, and those that
+// run together stay side by side. A block's first walk is its own; for the others a copying warp asks the counter and
+// tells the other warps.
+struct Dealer {
+  u32 place;  // barriers: two numbers told, two heard by all; then the numbers
+  bool leads;
+  int dealt;  // walks so far
+
+  static __device__ __forceinline__ void open(u32 place) {
+    for (int i = 0; i < 2; i++) {
+      initialize(place + i * 8, 1);
+      initialize(place + 16 + i * 8, 12);  // warps that copy or attend
+    }
+  }
+  __device__ __forceinline__ int next(const WalkedPass& p) {
+    u32 told = place + (dealt & 1) * 8, heard = told + 16, value = place + 32 + (dealt & 1) * 4;
+    int parity = dealt >> 1 & 1, x;
+    dealt++;
+    if (leads && (threadIdx.x & 31) == 0) {
+      int number = atomicAdd(p.dealt, 1) + gridDim.x;
+      // Every block asks once in vain. The last one leaves the counter as it was.
+      if (number == p.walks + (int)gridDim.x - 1) *p.dealt = 0;
+      waitFor(heard, parity ^ 1);
+      asm volatile("st.shared.u32 [%0], %1;" ::"r"(value), "r"(number) : "memory");
+      arrive(told);
+    }
+    __syncwarp();
+    waitFor(told, parity);
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(value) : "memory");
+    x = uniform(x);
+    if ((threadIdx.x & 31) == 0) arrive(heard);
+    return x;
+  }
+};
+
+// Backward walks have none, which have to fit shared memory.
+template <bool DEALS>
+struct DealerOf {};
+template <>
+struct DealerOf<true> {
+  Dealer dealer;
+};
+
 // A run of own blocks on one fiber: blocks and tiles are 64 positions, counted from the fiber's first (mirrored:
 // its last). Forward, blocks are queries and tiles keys.
 template <int ROLE>
-struct Walk {
+struct Walk : DealerOf<ROLE == FORWARD && !BOTH> {
   // Backward, where a fiber's later blocks see more tiles: own blocks come strictly in turn, so that a buffer's next one
   // is not the same consumer's, and every other pair of them is swapped, so that both have the same to do.
   static constexpr bool PAIRED = ROLE != FORWARD && CAUSAL && !WINDOW && !GROUPED;
@@ -96,6 +142,7 @@ struct Walk {
   int low, high;           // tiles of keys, high inclusive
   int cursor, end, turn;   // turn: which consumer has the first block, alternating as the shares differ
   int swapped;             // whether the first pair of own blocks is
+  static constexpr bool DEALT = ROLE == FORWARD && !BOTH;  // if there is a counter
 #if BOTH
   int upper, unit;         // which of the two passes this is, and which unit of both
 #else
@@ -120,6 +167,15 @@ struct Walk {
     blocks = count;
     heads = ROLE == KEY && GROUPED ? p.heads / p.ratioK : p.heads;
     replica = ROLE == KEY ? p.ratioK : 0;
+  }
+  // The same, for a warp of a forward pass; `leads`: that it asks for further walks.
+  template <class P>
+  __device__ __forceinline__ void begin(const P& all, u32 place, bool leads) {
+    begin(all);
+    if constexpr (DEALT) {
+      this->dealer = {place, leads, 0};
+      if (all.dealt) blocks = 1 << 31;  // takes the cursor below 0
+    }
   }
 #if BOTH
   // Both passes have as many walks a unit. They take turns: one of the lower pass, then one of the upper pass, `lag` walks
@@ -193,7 +249,11 @@ struct Walk {
       turn ^= done & 1;
       swapped ^= (done + 1) >> 1 & 1;
     }
-    while (cursor < end) {
+    while (true) {
+      if constexpr (DEALT) {
+        if (cursor < 0) cursor = this->dealer.next(p);
+      }
+      if (cursor >= end) return false;
       int fibers = p.fibers - p.firstFiber, line, step, count = p.walkSteps, index = cursor;
       if (p.schedule == 2) {  // neighboring fibers side by side
         int rest = divide(index, p.byFibers);
@@ -232,7 +292,6 @@ struct Walk {
       if (!PAIRED) turn ^= 1;
       return true;
     }
-    return false;
   }
 };
 
