@@ -2,7 +2,8 @@
 
 // Blocks end at other times than each other by an eighth if all have the same number of tiles, so that they ask a counter
 // in device memory for all but their first ones. Where step s has its answer, the first of two tiles, above eight bits
-// that tell how often the place has been used.
+// that tell how often the place has been used. Smaller tiles lose more by the asking than by ends that differ.
+constexpr bool dealsTiles = D == 128;
 #define AHEAD 3                                 // steps from asking to using an answer
 struct Dealt {
   u32 words;
@@ -37,10 +38,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
     int parity = 0;
 #pragma unroll 1
     for (int step = 0;; step++) {
-      int first = step < AHEAD ? step * 2 * grid + blockIdx.x : dealt.take(step);
+      bool isOwn = !dealsTiles || step < AHEAD;
+      int first = isOwn ? step * 2 * grid + blockIdx.x : dealt.take(step);
       if (first >= all) break;
       // The highest pass begins where the forward pass has ended, and ends where the next one begins: with what L2 holds.
-      int index = first + side * (step < AHEAD ? grid : 1);
+      int index = first + side * (isOwn ? grid : 1);
       bool has = index < all;
       Tile tile(!has ? 0 : p.accumulate ? index : all - 1 - index, tiles, groups);
       float dk[ND][4], du[ND][4];
@@ -61,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
     asm volatile("setmaxnreg.dec.sync.aligned.u32 " COPYING ";");
     int* counter = reinterpret_cast<int*>(p.dot);
     int dealtFirst = AHEAD * 2 * grid, pairs = (max(all - dealtFirst, 0) + 1) / 2, number = 0;
-    bool asks = threadIdx.x == 0;
+    bool asks = dealsTiles && threadIdx.x == 0;
     work([&](Ring ring, const Tile& tile, int r, auto&, auto&, int, int step) {
       int limit = p.lengths ? min(p.lengths[tile.b], p.tokens) : p.tokens;
       int row = threadIdx.x & 63, fiber = tile.place * (64 / FIBER) + row / FIBER, j = row % FIBER, t = -1;
@@ -81,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
       __syncwarp();
     });
     // Every block asks once in vain. The last one leaves the counter as it was.
-    if (threadIdx.x == 0 && number == pairs + grid - 1) *counter = 0;
+    if (dealsTiles && threadIdx.x == 0 && number == pairs + grid - 1) *counter = 0;
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 " WORKING ";");
     work([&](Ring ring, const Tile& tile, int r, auto& dk, auto& du, int parity, int) {
