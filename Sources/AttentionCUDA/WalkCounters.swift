@@ -15,7 +15,8 @@ struct WalkCounters {
 
 extension CUDAKernels {
   /// A counter that is 0 and that no launch under way uses: each launch leaves its own as it was, and the same one comes
-  /// again after ``WalkCounters/count`` launches.
+  /// again after ``WalkCounters/count`` launches. A launch that is recorded to be replayed, as in a CUDA graph, would share its
+  /// counter with later ones: what is to be recorded needs counters of its own.
   ///
   /// - Throws: ``CUDAError``, for one if there is no room for the counters.
   func walkCounter(on device: CUDADriver.Device) throws(CUDAError) -> CUDADriver.Address {
