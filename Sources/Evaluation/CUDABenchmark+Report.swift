@@ -12,6 +12,7 @@ extension CUDABenchmark {
       [
         "n, fold", "check", "floor", "forward", "× floor", "GB/s", "composed", "flash", "cuDNN",
         "÷ cuDNN", "window 1024", "fwd+bwd", "× floor", "flash", "cuDNN", "÷ cuDNN",
+        "extra memory",
       ],
       rows.map { row in
         [
@@ -26,6 +27,7 @@ extension CUDABenchmark {
           ms(row.forwardBackwardMs), ratio(row.forwardBackwardMs, row.floorBackwardMs),
           ms(row.flashForwardBackwardMs), ms(row.cudnnForwardBackwardMs),
           ratio(row.cudnnForwardBackwardMs, row.forwardBackwardMs),
+          "\(megabytes(row.extraBytes)) / \(megabytes(row.extraBytesBackward))",
         ]
       })
   }
@@ -39,7 +41,7 @@ extension CUDABenchmark {
       "forward_backward_to_floor", "forward_gbps", "forward_tflops", "composed_forward_ms",
       "composed_forward_backward_ms", "flash_forward_ms", "flash_forward_backward_ms",
       "cudnn_forward_ms", "cudnn_forward_backward_ms", "window_forward_ms", "full_forward_ms",
-      "fma_peak_share", "extra_bytes",
+      "fma_peak_share", "extra_bytes", "extra_bytes_backward",
     ]
     let objects = try JSONSerialization.jsonObject(with: encoder.encode(rows))
     let complete = (objects as? [[String: Any]] ?? []).map { row in

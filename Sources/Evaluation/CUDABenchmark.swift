@@ -110,6 +110,10 @@ public struct CUDABenchmark {
     var cudnnForwardMs: Double?
     var cudnnForwardBackwardMs: Double?
     var windowForwardMs: Double?
+    /// The most that libtorch's allocator held during a call beyond what it held before, the output and ℓ, in bytes.
+    var extraBytes: Int?
+    /// The same of forward and backward, beyond the three gradients, too.
+    var extraBytesBackward: Int?
   }
 
   private let driver: CUDADriver
@@ -205,6 +209,7 @@ public struct CUDABenchmark {
       floorMs: floor)
     // A wrong result has no speed.
     guard row.correct else { return row }
+    row.extraBytes = try extraBytes(problem, sets[0], backward: false)
     let forward = try timer.median(runs: 20) { run in
       withNoGrad { _ = attend(problem, sets[run % 2], .cuda) }
     }
@@ -220,11 +225,31 @@ public struct CUDABenchmark {
     }
     if problem.backward {
       row.floorBackwardMs = 3 * floor
+      row.extraBytesBackward = try extraBytes(
+        problem, inputs(problem, requiresGrad: true), backward: true)
       row.forwardBackwardMs = try timeBackward(problem) { attend(problem, $0, .cuda) }
       row.forwardBackwardToFloor = row.forwardBackwardMs.map { $0 / (3 * floor) }
     }
     if problem.peers { try timePeers(problem, sets, &row) }
     return row
+  }
+
+  /// What a call allocates beyond its results.
+  private func extraBytes(_ problem: Problem, _ inputs: Inputs, backward: Bool) throws -> Int {
+    let call = {
+      guard backward else { return withNoGrad { [attend(problem, inputs, .cuda)] } }
+      let output = attend(problem, inputs, .cuda)
+      return [output]
+        + Autograd.gradients(of: [output], by: inputs.tensors, gradients: [inputs.gradient])
+        .compactMap(\.self)
+    }
+    // Constants, such as rotary tables, are made by a shape's first call.
+    _ = call()
+    let before = try Runtime.memory(of: device).allocated
+    try Runtime.resetPeakMemory(of: device)
+    let results = call().reduce(0) { $0 + $1.byteCount }
+    let logSumExp = 4 * problem.heads * problem.tokens
+    return try Runtime.memory(of: device).peakAllocated - before - results - logSumExp
   }
 
   private func timeBackward(_ problem: Problem, runs: Int = 10, _ body: (Inputs) throws -> Tensor)
