@@ -95,7 +95,7 @@ let package = Package(
         "WarpgroupProducers", "WarpgroupSoftmax", "WarpgroupTakers", "ForwardWarpgroup",
         "ClusterTasks", "ForwardCluster",
         "BackwardRows", "BackwardResults", "BackwardScores", "BackwardWarpgroup", "WholeFibers",
-        "BackwardWhole", "BackwardProducts", "BackwardTiles",
+        "BackwardWhole", "WindowTiles", "BackwardWindow", "BackwardProducts", "BackwardTiles",
         "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardBulk", "BackwardFusedBulk",
       ].map {
         .embedInCode("Kernels/\($0).cu")

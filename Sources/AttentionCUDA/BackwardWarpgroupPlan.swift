@@ -1,7 +1,7 @@
 import Folding
 
-// The backward pass of long fibers on Hopper (`BackwardRows.cu`, `BackwardWarpgroup.cu`, `BackwardWhole.cu`): when it
-// runs, and its launches.
+// The backward pass of long fibers on Hopper (`BackwardRows.cu`, `BackwardWarpgroup.cu`, `BackwardWhole.cu`, `BackwardWindow.cu`):
+// when it runs, and its launches.
 
 extension CUDAPassShape {
   /// The tiles, of 64 rows of two tensors, that the ring in shared memory holds.
@@ -114,11 +114,19 @@ extension CUDAKernels {
     let isWhole =
       !shape.backwardWholePlans.isEmpty && isMapped && pass.lengths == 0
       && !(shape.isRotary && gradients.accumulates)
+    let window =
+      isMapped && pass.lengths == 0 && gradients.hasDots && !isWhole
+      ? try backwardWindow(shape, turned: gradients.turned != nil, on: device) : nil
     // Whole fibers are dealt out in the same way by all kernels.
     let launches =
-      isWhole ? [(kernels[3], false)] : [(kernels[1], false), (kernels[2], true)]
+      if let window { [(window, false)] } else {
+        isWhole ? [(kernels[3], false)] : [(kernels[1], false), (kernels[2], true)]
+      }
     for (kernel, key) in launches {
-      let schedule = shape.backwardSchedule(key: key, multiprocessors: device.multiprocessors)
+      let schedule =
+        window != nil
+        ? shape.backwardWindowSchedule(multiprocessors: device.multiprocessors)
+        : shape.backwardSchedule(key: key, multiprocessors: device.multiprocessors)
       var walks = WalkParameters(
         parameters, schedule: schedule, fibers: shape.fibers,
         heads: key ? shape.keyHeads : shape.heads)

@@ -26,6 +26,7 @@ public final class CUDAKernels: Sendable {
     case backward(CUDAPassShape)
     case backwardWarpgroup(CUDAPassShape)
     case backwardTurned(CUDAPassShape)
+    case backwardWindow(CUDAPassShape, turned: Bool)
     case backwardShortWarpgroup(CUDAPassShape)
     case biasGradient(CUDAPassShape)
     case forwardFused(CUDAFusedShape)

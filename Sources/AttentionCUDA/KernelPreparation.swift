@@ -12,6 +12,8 @@ extension CUDAKernels.Request {
       (shape.backwardWarpgroupPlans ?? []) + shape.backwardWholePlans
         + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .backwardTurned(let shape): [shape.backwardTurnedPlan].compactMap { $0 }
+    case .backwardWindow(let shape, let turned):
+      [shape.backwardWindowPlan(turned: turned)].compactMap { $0 }
     case .backwardShortWarpgroup(let shape):
       [shape.backwardShortWarpgroupPlan].compactMap { $0 }
         + (shape.hasBeta ? [shape.reductionPlan] : [])
@@ -86,8 +88,17 @@ extension CUDAKernels {
     } else if backward {
       requests += shapes.map(alone)
     }
-    if backward, fused == nil, shapes.count > 1, !isPadded, shapes[0].takesTurned(from: shapes[1]) {
-      requests.append(.backwardTurned(shapes[0]))
+    let takesTurned =
+      !isPadded && fused == nil && shapes.count > 1 && shapes[0].takesTurned(from: shapes[1])
+    if backward, takesTurned { requests.append(.backwardTurned(shapes[0])) }
+    if backward, !isPadded {
+      // Those below another pass have D from it.
+      for (index, shape) in shapes.dropLast().enumerated() where fused == nil || index > 1 {
+        let turned = index == 0 && takesTurned
+        if shape.backwardWindowPlan(turned: turned) != nil {
+          requests.append(.backwardWindow(shape, turned: turned))
+        }
+      }
     }
     requests += zip(shapes, biasGradient).compactMap { $1 ? .biasGradient($0) : nil }
     requests.removeAll { isLoaded($0, on: device) }

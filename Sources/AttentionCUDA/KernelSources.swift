@@ -29,6 +29,11 @@ package enum KernelSources {
         warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardScores_cu
         + PackageResources.BackwardWarpgroup_cu
         + PackageResources.WholeFibers_cu + PackageResources.BackwardWhole_cu
+    case "BackwardWindow":
+      bytes =
+        warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardScores_cu
+        + PackageResources.WholeFibers_cu + PackageResources.WindowTiles_cu
+        + PackageResources.BackwardWindow_cu
     case "BackwardRows": bytes = PackageResources.BackwardRows_cu
     case "Backward": bytes = PackageResources.Cluster_cu + PackageResources.Backward_cu
     case "BackwardShortWarpgroup":
@@ -65,6 +70,7 @@ package enum KernelSources {
   package static let files = [
     "Forward", "ForwardFused", "ForwardCluster", "ForwardWarpgroup", "Backward",
     "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardFusedBulk", "BackwardLong",
-    "BackwardRows", "BackwardWarpgroup", "BackwardWhole", "BiasGradient", "Reduce", "Decode",
+    "BackwardRows", "BackwardWarpgroup", "BackwardWhole",
+    "BackwardWindow", "BiasGradient", "Reduce", "Decode",
   ]
 }

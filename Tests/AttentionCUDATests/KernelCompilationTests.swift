@@ -125,6 +125,44 @@ struct KernelCompilationTests {
     #expect(shape.backwardTurnedPlan == nil)
   }
 
+  @Test(
+    "backward passes of windows compile",
+    .enabled(if: hasCompiler, "NVRTC is not here: set TENSATTN_NVRTC to libnvrtc.so.13"),
+    arguments: [true, false])
+  func compileWindow(turned: Bool) throws {
+    var shape = Self.below(128, support: .slidingCausal)
+    for isJoint in [true, false] {
+      (shape.isJoint, shape.hasBeta) = (isJoint, isJoint)
+      let plan = try #require(shape.backwardWindowPlan(turned: turned))
+      #expect(plan.sharedMemory <= 227 * 1024)
+      #expect(plan.threads == 512)
+      try expectCompiles(plan)
+    }
+  }
+
+  @Test("windows of 65 to 128 tokens have a backward pass of one launch")
+  func windowPlan() {
+    let has = { (shape: CUDAPassShape, turned: Bool) in
+      shape.backwardWindowPlan(turned: turned) != nil
+    }
+    let below = { Self.below($0, stride: $1, support: .slidingCausal) }
+    #expect(has(below(128, 1), true) && has(below(65, 1), false))
+    #expect(!has(below(129, 1), false) && !has(below(64, 1), false))
+    #expect(has(below(128, 2), false) && !has(below(128, 2), true))
+    #expect(!has(Self.below(128, support: .blockCausal), false))
+    var shape = below(128, 1)
+    shape.keyHeads = 2
+    #expect(!has(shape, false))
+    shape = below(128, 1)
+    shape.tokens = 128 * 128 + 1
+    #expect(!has(shape, false))
+    // Every tile once, in walks whose places the rotary table has.
+    let schedule = below(128, 1).backwardWindowSchedule(multiprocessors: 132)
+    #expect(schedule.order == .stretches && schedule.chunks == 256)
+    #expect(schedule.walks == 2 * 4 * 256 && schedule.blocks == 132)
+    #expect((schedule.walkSteps + 4) * 64 <= below(128, 1).rotaryRows)
+  }
+
   @Test("whole fibers of 128 or 256 tokens have a backward pass of one launch")
   func wholePlan() {
     let make = Self.whole

@@ -61,6 +61,13 @@ struct CUDASmallTests {
     Trial(
       fold: [128, 64], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
       heads: 1, keyHeads: 1, tokens: 8192, width: 128, biases: false),
+    // backwardWarpgroupWindow, which adds to what it turns back and to what it does not.
+    Trial(
+      fold: [128, 128], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
+      heads: 1, keyHeads: 1, tokens: 16_384, width: 128, biases: false),
+    Trial(
+      fold: [65, 65, 2], support: .slidingCausal, heads: 1, keyHeads: 1, tokens: 8448, width: 128,
+      biases: false),
     Trial(
       fold: [2, 128], support: .blockCausal, heads: 2, keyHeads: 2, tokens: 256, width: 128,
       biases: false),

@@ -60,7 +60,8 @@ struct CUDATests {
   ]
 
   /// Whole fibers without padding, whose backward pass is one launch: of four tiles and of two, below a short pass and below
-  /// a long one, which leaves D; rotated ones without a pass above, whose ∂/∂q is turned back at last or by the pass below.
+  /// a long one, which leaves D; rotated ones without a pass above, whose ∂/∂q is turned back at last or by the pass below. Windows below long passes, which
+  /// leave them D: one launch, too, turning back what lies there and not, over consecutive tokens and every other one.
   static let whole: [Trial] = [
     Trial(
       fold: [256, 2], support: .slidingCausal, normalization: .joint, heads: 2, keyHeads: 2,
@@ -74,6 +75,18 @@ struct CUDATests {
     Trial(
       fold: [128, 64], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
       heads: 2, keyHeads: 2, tokens: 8192, width: 128, biases: false),
+    Trial(
+      fold: [128, 128], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
+      heads: 2, keyHeads: 2, tokens: 16_384, width: 128, biases: false),
+    Trial(
+      fold: [70, 128], support: .slidingCausal, normalization: .joint, heads: 1, keyHeads: 1,
+      tokens: 8960, width: 128, layout: .tokensFirst, biases: false),
+    Trial(
+      fold: [128, 100], support: .slidingCausal, rotary: Rotary(.sequence), heads: 3, keyHeads: 3,
+      tokens: 12_800, width: 128, biases: false),
+    Trial(
+      fold: [65, 65, 2], support: .slidingCausal, rotary: Rotary(.mode), heads: 1, keyHeads: 1,
+      tokens: 8448, width: 128, biases: false),
     Trial(
       fold: [128, 128], support: .blockCausal, rotary: Rotary(.mode), heads: 1, keyHeads: 1,
       tokens: 16_384, width: 128, layout: .tokensFirst, biases: false),

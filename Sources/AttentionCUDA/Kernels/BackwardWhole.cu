@@ -14,12 +14,6 @@ __device__ __forceinline__ void addTiles(float (&c)[8][4], u32 a, u32 b) {
                : OCTETS_8(INOUT)
                : "r"(a), "r"(b));
 }
-__device__ __forceinline__ void storeTransposed(u32 address, const u32 (&x)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x[0]), "r"(x[1]),
-               "r"(x[2]), "r"(x[3])
-               : "memory");
-}
-
 // A consumer's part: the first one's keys are a block's first 64, and it never waits for dq.
 __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& at, int group) {
   int lane = heldThread() & 31, warp = uniform(threadIdx.x / 32 & 3);

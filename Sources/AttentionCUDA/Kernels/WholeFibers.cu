@@ -231,6 +231,12 @@ __device__ __forceinline__ void formDots(const WalkedBackward& p, const Fiber& w
   }
 }
 
+__device__ __forceinline__ void storeTransposed(u32 address, const u32 (&x)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x[0]), "r"(x[1]),
+               "r"(x[2]), "r"(x[3])
+               : "memory");
+}
+
 #if ROTARY
 // Turns a thread's rows of a tile, the first one by `here` and the others by a fixed step each.
 __device__ __forceinline__ void turnTile(u32 place, Turns here, const Turns& jump) {
