@@ -227,11 +227,6 @@ extension CUDAKernels {
       overlaps: device.overlapsLaunches, parameters: try tensorWalk(walk, of: pass))
   }
 
-  /// Whether a device runs a pass through the warpgroup kernel.
-  static func hasWarpgroups(_ shape: CUDAPassShape, on device: CUDADriver.Device) -> Bool {
-    device.capability == 90 && (shape.warpgroupMemory ?? .max) <= device.sharedMemory
-  }
-
   /// Sets where the rows of the first query begin, since tokens before it need no row of their own, and
   /// returns how many fibers remain.
   ///

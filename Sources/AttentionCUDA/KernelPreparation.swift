@@ -37,7 +37,8 @@ extension CUDAKernels {
   static func forwardRequest(
     _ shape: CUDAPassShape, on device: CUDADriver.Device, scale: Float = 1
   ) -> Request {
-    hasWarpgroups(shape, on: device) && scale.isNormal && scale > 0
+    shape.hasWarpgroups(
+      capability: device.capability, sharedMemory: device.sharedMemory, scale: scale)
       ? .forwardWarpgroup(shape) : .forward(shape)
   }
 

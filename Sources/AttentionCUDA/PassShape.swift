@@ -83,9 +83,27 @@ public struct CUDAPassShape: Sendable, Hashable {
     return (tokens + block - 1) / block * mode.stride
   }
 
-  /// Whether u' may be written over u: a short pass's block reads all rows that it writes, and no other
-  /// block reads them. Grouped values have fewer heads than u' and cannot be overwritten.
-  public var worksInPlace: Bool { forwardPlan.fiber != nil && valueHeads == heads }
+  /// Whether u' may be written over u: whoever writes a row is the only one who reads it, and has read it before. So it
+  /// is with a short pass's blocks, and with walks along whole fibers, which fetch every tile of keys and values once and
+  /// no later than the queries of that tile. Grouped values have fewer heads than u' and cannot be overwritten.
+  ///
+  /// - Parameters:
+  ///   - capability: ``CUDADriver/Device/capability``.
+  ///   - sharedMemory: ``CUDADriver/Device/sharedMemory``.
+  ///   - scale: of the logits.
+  public func worksInPlace(capability: Int, sharedMemory: Int = 227 * 1024, scale: Float) -> Bool {
+    guard valueHeads == heads else { return false }
+    guard hasWarpgroups(capability: capability, sharedMemory: sharedMemory, scale: scale) else {
+      return forwardPlan.fiber != nil
+    }
+    let schedule = walkSchedule(fibers: fibers, skipped: 0, multiprocessors: 1)
+    return schedule.order == .acrossFibers && schedule.chunks == 1
+  }
+
+  /// Whether the warpgroup kernel runs the forward pass on such a device.
+  func hasWarpgroups(capability: Int, sharedMemory: Int, scale: Float) -> Bool {
+    capability == 90 && (warpgroupMemory ?? .max) <= sharedMemory && scale.isNormal && scale > 0
+  }
 
   /// Why no kernel runs this pass, or nil if one does.
   ///

@@ -95,6 +95,13 @@ struct CUDAPlan: Sendable {
   /// joint normalization the one's below.
   private func isRead(lseOf index: Int) -> Bool { isJoint || index == pattern.fold.order - 1 }
 
+  /// Whether a pass may write u' over u.
+  private func worksInPlace(_ index: Int) -> Bool {
+    guard let device = try? CUDAKernels.shared().driver.device() else { return false }
+    return passShape(index).worksInPlace(
+      capability: device.capability, sharedMemory: device.sharedMemory, scale: scale)
+  }
+
   /// The two lowest modes as one launch, if their passes come first and a kernel runs them.
   private func fusedShape(saves: Bool) -> CUDAFusedShape? {
     guard pattern.fold.order > 1, let driver = try? CUDAKernels.shared().driver,
@@ -254,14 +261,14 @@ struct CUDAPlan: Sendable {
     let output = Tensor.empty(inputs[0].shape, dtype: dtype, device: device)
     let lse = emptyLSE()
     guard output.count > 0 else { return (output, lse) }
-    // A short pass reads and writes the same rows, so u' may replace u where both are the output, and so do the blocks of
-    // a long pair; another long one needs u beside it.
+    // Where blocks read the rows that they write, u' may replace u and both be the output: in short passes, along whole
+    // fibers and in a long pair. Windows, and fibers that are streamed, need u beside it.
     let order = pattern.fold.order
     let launches = launches(saves: false)
     var other: Tensor?
     var places = [DeviceTensor](repeating: DeviceTensor(output, layout: layout), count: order)
     for index in stride(from: order - 1, to: 0, by: -1)
-    where !(passShape(index).worksInPlace || index == 1 && launches.longPair != nil) {
+    where !(worksInPlace(index) || index == 1 && launches.longPair != nil) {
       // The pass before writes to the buffer that this one does not.
       let isOutput = places[index] == DeviceTensor(output, layout: layout)
       let buffer = other ?? .empty(inputs[0].shape, dtype: dtype, device: device)

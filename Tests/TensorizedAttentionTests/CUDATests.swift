@@ -269,11 +269,21 @@ struct CUDATests {
       fold: [70, 16, 16], support: .blockCausal, heads: 2, keyHeads: 1, tokens: 17_700, width: 128,
       biases: false),
     Trial(fold: [70, 5, 13], support: .block, tokens: 4500, width: 64, biases: false),
+    // u' over u: fibers of several steps of queries, padded ones, and all that a ring of narrow tiles holds.
+    Trial(
+      fold: [200, 6], support: .block, normalization: .joint, heads: 3, keyHeads: 1, tokens: 1100,
+      width: 128, lengths: [1100, 650, 0], biases: false),
+    Trial(
+      fold: [600, 7], support: .slidingCausal, normalization: .joint, rotary: Rotary(.mode),
+      tokens: 4200, width: 64, lengths: [4200, 2999], layout: .tokensFirst, biases: false),
+    Trial(
+      fold: [130, 256, 4], support: .blockCausal, heads: 2, keyHeads: 1, tokens: 9000, width: 128,
+      lengths: [9000, 7777], biases: false),
   ]
 
   // Without gradients, passes that share a launch write over what they have read, long ones read β as it is, and what
   // nobody reads is not written.
-  @Test("outputs are the same bits without gradients", arguments: chained + paired + long)
+  @Test("outputs are the same bits without gradients", arguments: chained + paired + long + whole)
   func alone(trial: Trial) {
     var numbers = Numbers(seed: 5)
     let batch = trial.lengths?.count ?? 1
