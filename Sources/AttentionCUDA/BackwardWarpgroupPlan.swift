@@ -7,8 +7,11 @@ extension CUDAPassShape {
   /// The tiles, of 64 rows of two tensors, that the ring in shared memory holds.
   private var backwardRingTiles: Int { headWidth == 128 ? 4 : 9 }
 
-  /// The parts of dβ that a head has: one for every sixteen queries of a fiber.
-  var betaParts: Int { hasBeta ? batch * fibers * ((fiberLength + 63) / 64) * 4 : 0 }
+  /// The parts of dβ that a head has: one for every sixteen queries of a fiber, and another one for their dℓ' where a
+  /// window's kernel forms the rest.
+  func betaParts(inWindow: Bool) -> Int {
+    hasBeta ? batch * fibers * ((fiberLength + 63) / 64) * (inWindow ? 8 : 4) : 0
+  }
 
   private static let backwardWarpgroupPlans = PlanMemo<CUDAPassShape, [LaunchPlan]?>()
 
@@ -100,16 +103,8 @@ extension CUDAKernels {
     // D and ℓ' of every row, then the parts of dβ.
     parameters.dbeta =
       parameters.dot + UInt64(2 * 4 * shape.batch * shape.heads * Int(parameters.lseRow))
-    parameters.tilesPerFiber = Int32((shape.fiberLength + 63) / 64)
-    let rows = kernels[0].plan.threads * 4
-    try driver.launch(
-      kernels[0].function,
-      grid: ((shape.tokens + rows - 1) / rows, shape.batch * shape.heads),
-      threads: kernels[0].plan.threads, sharedMemory: 0, stream: stream,
-      overlaps: device.overlapsLaunches, parameters: parameters)
     let isMapped =
       shape.mappedRows > 0 && pass.areInputsSpread && gradients.areSpread(for: shape)
-    let tensors = try isMapped ? maps(of: pass, gradients, fiber: 64) : BulkMaps()
     // ∂/∂q that has been turned back already cannot be added to while it is not.
     let isWhole =
       !shape.backwardWholePlans.isEmpty && isMapped && pass.lengths == 0
@@ -117,6 +112,14 @@ extension CUDAKernels {
     let window =
       isMapped && pass.lengths == 0 && gradients.hasDots && !isWhole
       ? try backwardWindow(shape, turned: gradients.turned != nil, on: device) : nil
+    parameters.tilesPerFiber = Int32((shape.fiberLength + 63) / 64) * (window == nil ? 1 : 2)
+    let rows = kernels[0].plan.threads * 4
+    try driver.launch(
+      kernels[0].function,
+      grid: ((shape.tokens + rows - 1) / rows, shape.batch * shape.heads),
+      threads: kernels[0].plan.threads, sharedMemory: 0, stream: stream,
+      overlaps: device.overlapsLaunches, parameters: parameters)
+    let tensors = try isMapped ? maps(of: pass, gradients, fiber: 64) : BulkMaps()
     // Whole fibers are dealt out in the same way by all kernels.
     let launches =
       if let window { [(window, false)] } else {
@@ -152,7 +155,9 @@ extension CUDAKernels {
       try driver.launch(
         reduction.function, grid: (shape.heads, 1), threads: 256, sharedMemory: 0, stream: stream,
         overlaps: device.overlapsLaunches,
-        parameters: Reduction(parameters, count: shape.betaParts, to: gradients, shape.element))
+        parameters: Reduction(
+          parameters, count: shape.betaParts(inWindow: window != nil), to: gradients, shape.element)
+      )
     }
     var handover = CUDAHandover(hasDots: gradients.dotsBelow != 0)
     if isTurned, gradients.leavesTurned {

@@ -9,10 +9,7 @@ extension CUDAPassShape {
   ///
   /// - Parameter turned: whether the pass above has left ∂/∂q turned, which this one turns back and adds to.
   package func backwardWindowPlan(turned: Bool) -> LaunchPlan? {
-    guard backwardWarpgroupPlans != nil, headWidth == 128, isSliding, fiberLength > mode.size,
-      (65...128).contains(mode.size), keyHeads == heads, valueHeads == heads, fiberLength % 64 == 0,
-      tokens == fiberLength * fibers, !turned || backwardTurnedPlan != nil
-    else { return nil }
+    guard hasBackwardWindow, !turned || backwardTurnedPlan != nil else { return nil }
     // Two tiles of q and of du', four of k and of u, four panels of dz; D, ℓ' and ℓ of the queries; two turns; what
     // consumers hold; barriers.
     let memory = 14 * 64 * headWidth * 2 + 2 * 768 + 2 * headWidth * 4 + 8 * 16 + 344
@@ -24,6 +21,13 @@ extension CUDAPassShape {
       ])
     plan.useWarpgroups(4)
     return plan
+  }
+
+  /// Whether the kernel has been written for such windows.
+  var hasBackwardWindow: Bool {
+    isSliding && headWidth == 128 && (65...128).contains(mode.size) && fiberLength > mode.size
+      && keyHeads == heads && valueHeads == heads && fiberLength % 64 == 0
+      && tokens == fiberLength * fibers && backwardWarpgroupPlans != nil
   }
 
   /// Every block has a stretch of tiles of 64 positions. A walk's start reads the window before it once more, and the

@@ -428,7 +428,8 @@ extension CUDAPassShape {
       return (fiberLength + plan.rows - 1) / plan.rows * fibers
     }
     let rows = batch * heads * lseRow, parts = heads * batch * (blocks.max() ?? 0)
-    let warpgroups = backwardWarpgroupPlans == nil ? 0 : 2 * rows + heads * betaParts
+    let warpgroups =
+      backwardWarpgroupPlans == nil ? 0 : 2 * rows + heads * betaParts(inWindow: hasBackwardWindow)
     return max(rows + parts, warpgroups) * 4
       + (biasHeads > 0 ? biasSums(heads: biasHeads).bytes : 0)
   }

@@ -214,7 +214,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
           if (BETA) {
 #pragma unroll
             for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
-            if (lane == 0) atomicAdd(p.dbeta + (i64)(held.part + key) * 4 + warp, dbeta);
+            if (lane == 0) p.dbeta[(i64)(held.part + key) * 4 + warp] = dbeta;
           }
         }
         if (tile + 1 == until && key >= first) {

@@ -194,8 +194,8 @@ __device__ __forceinline__ void sendQueries(const WalkedBackward& p, const Windo
     }
 }
 
-// Hands tiles of q and k on to the consumers, rotated ones turned; places count from the stretch's first key. Adds dℓ' to
-// dβ: either of two that add to zeros may come first.
+// Hands tiles of q and k on to the consumers, rotated ones turned; places count from the stretch's first key. Leaves the
+// sums of dℓ' as parts of dβ behind those of the consumers.
 __device__ __forceinline__ void handOn(const WalkedBackward& p, const Window& at) {
   int queries = 0, keys = 0;
 #if ROTARY
@@ -237,8 +237,8 @@ __device__ __forceinline__ void handOn(const WalkedBackward& p, const Window& at
       if (BETA && isQuery && p.dlseOut && number < walk.last) {
 #pragma unroll
         for (int step = 8; step > 0; step /= 2) dlse += __shfl_xor_sync(~0u, dlse, step);
-        i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * p.tilesPerFiber + number;
-        if (threadIdx.x % 32 == 0) atomicAdd(p.dbeta + part * 4 + threadIdx.x / 32 % 4, dlse);
+        i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * p.tilesPerFiber + p.chunks + number;
+        if (threadIdx.x % 32 == 0) p.dbeta[part * 4 + threadIdx.x / 32 % 4] = dlse;
       }
     }
 }
