@@ -31,6 +31,7 @@ public final class CUDAKernels: Sendable {
     case biasGradient(CUDAPassShape)
     case forwardFused(CUDAFusedShape)
     case forwardChain(CUDAChainShape)
+    case forwardFollowedPair(CUDAFollowedPairShape)
     case forwardLongPair(CUDALongPairShape)
     case backwardFused(CUDAFusedShape)
     case backwardFusedBulk(CUDAFusedShape)

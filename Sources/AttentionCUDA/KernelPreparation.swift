@@ -19,6 +19,7 @@ extension CUDAKernels.Request {
         + (shape.hasBeta ? [shape.reductionPlan] : [])
     case .forwardFused(let shape): [shape.clusterPlan ?? shape.forwardPlan]
     case .forwardChain(let shape): [shape.plan].compactMap { $0 }
+    case .forwardFollowedPair(let shape): shape.plans
     case .forwardLongPair(let shape): [shape.plan]
     case .backwardFused(let shape):
       [shape.backwardPlan] + (shape.upper.hasBeta ? [shape.upper.reductionPlan] : [])
@@ -58,6 +59,7 @@ extension CUDAKernels {
   ///   - shapes: the passes.
   ///   - fused: the first two of them as one launch, if they are.
   ///   - chain: the first three forward passes as one launch, if they are.
+  ///   - followed: the first two and the third in launches that overlap, if they are.
   ///   - longPair: the first two forward passes as one launch, if they are and not `fused`.
   ///   - backward: whether gradients will be wanted.
   ///   - biasGradient: for every pass, whether its mode bias wants one.
@@ -65,16 +67,19 @@ extension CUDAKernels {
   /// - Throws: ``CUDAError``.
   public func prepare(
     _ shapes: [CUDAPassShape], fused: CUDAFusedShape? = nil, chain: CUDAChainShape? = nil,
-    longPair: CUDALongPairShape? = nil, backward: Bool = false, biasGradient: [Bool] = [],
-    isPadded: Bool = false
+    followed: CUDAFollowedPairShape? = nil, longPair: CUDALongPairShape? = nil,
+    backward: Bool = false, biasGradient: [Bool] = [], isPadded: Bool = false
   ) throws {
     let device = try driver.device()
     let isPaired = fused != nil || longPair != nil
-    var requests = shapes.dropFirst(chain != nil ? 3 : isPaired ? 2 : 0).map {
+    let isTriple = chain != nil || followed != nil
+    var requests = shapes.dropFirst(isTriple ? 3 : isPaired ? 2 : 0).map {
       Self.forwardRequest($0, on: device)
     }
     if let chain {
       requests.append(.forwardChain(chain))
+    } else if let followed {
+      requests.append(.forwardFollowedPair(followed))
     } else if let fused {
       requests.append(.forwardFused(fused))
     } else if let longPair {

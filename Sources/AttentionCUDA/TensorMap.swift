@@ -25,9 +25,13 @@ package struct ForwardWalkParameters {
   var walk: WalkParameters
   /// How many whole multiples of the stride the maps cover; 0 if there are none.
   var rows: Int32 = 0
-  // A tuple of both sizes would begin at a multiple of eight.
-  var half: Int32 = 0
-  var padding: (UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0)
+  /// Behind a pair's launch that may not have ended: what a head's counter says when its rows are there, the counters,
+  /// and which blocks begin when nearly all heads are there.
+  var arrivals: Int32 = 0
+  var finished: UInt64 = 0
+  var lateFrom: Int32 = 0
+  var lateTo: Int32 = 0
+  var padding: (UInt64, UInt64, UInt64) = (0, 0, 0)
   var queries = TensorMap()
   var keys = TensorMap()
   var values = TensorMap()

@@ -119,6 +119,12 @@ struct CUDAPlan: Sendable {
     return CUDAChainShape(pair: fused, top: passShape(2))
   }
 
+  /// The two lowest modes as one launch that the third one's does not wait for, if kernels run them so.
+  private func followedShape(_ fused: CUDAFusedShape?) -> CUDAFollowedPairShape? {
+    guard let fused, pattern.fold.order > 2, scale.isNormal, scale > 0 else { return nil }
+    return CUDAFollowedPairShape(pair: fused, top: passShape(2), sharedMemory: Self.sharedMemory)
+  }
+
   /// The two lowest modes as one launch, if the upper one's fibers are long and a kernel runs them.
   private func longPairShape(_ fused: CUDAFusedShape?) -> CUDALongPairShape? {
     guard fused == nil, pattern.fold.order > 1, scale.isNormal, scale > 0,
@@ -133,6 +139,7 @@ struct CUDAPlan: Sendable {
   private struct Launches {
     var fused: CUDAFusedShape?
     var chain: CUDAChainShape?
+    var followed: CUDAFollowedPairShape?
     var longPair: CUDALongPairShape?
     /// What blocks tell each other by.
     var workspace: Tensor?
@@ -141,10 +148,11 @@ struct CUDAPlan: Sendable {
   private func launches(saves: Bool) -> Launches {
     let fused = fusedShape(saves: saves)
     let chain = chainShape(fused)
+    let followed = chain == nil ? followedShape(fused) : nil
     let longPair = longPairShape(fused)
-    let bytes = chain?.workspaceBytes ?? longPair?.workspaceBytes
+    let bytes = chain?.workspaceBytes ?? followed?.workspaceBytes ?? longPair?.workspaceBytes
     return Launches(
-      fused: fused, chain: chain, longPair: longPair,
+      fused: fused, chain: chain, followed: followed, longPair: longPair,
       workspace: bytes.map { .empty([$0], dtype: .uint8, device: device) })
   }
 
@@ -157,6 +165,11 @@ struct CUDAPlan: Sendable {
     if let chain = launches.chain, let workspace = launches.workspace {
       try kernels.forwardChain(
         chain, lower: passes[0], upper: passes[1], top: passes[2], workspace: workspace.address,
+        stream: stream)
+      rest = passes.dropFirst(3)
+    } else if let followed = launches.followed, let workspace = launches.workspace {
+      try kernels.forwardFollowedPair(
+        followed, lower: passes[0], upper: passes[1], top: passes[2], workspace: workspace.address,
         stream: stream)
       rest = passes.dropFirst(3)
     } else if let longPair = launches.longPair, let workspace = launches.workspace {
@@ -285,7 +298,8 @@ struct CUDAPlan: Sendable {
     withExtendedLifetime((operands, output, lses, other, launches.workspace)) {
       run { kernels, stream in
         try kernels.prepare(
-          passShapes, fused: launches.fused, chain: launches.chain, longPair: launches.longPair)
+          passShapes, fused: launches.fused, chain: launches.chain, followed: launches.followed,
+          longPair: launches.longPair)
         let passes = (0..<order).map { index in
           pass(
             index, operands,
@@ -312,8 +326,9 @@ struct CUDAPlan: Sendable {
       withExtendedLifetime((operands, output, values, lses, launches.workspace)) {
         run { kernels, stream in
           try kernels.prepare(
-            passShapes, fused: launches.fused, chain: launches.chain, longPair: launches.longPair,
-            backward: true, biasGradient: wantsBias(needed[firstBias...]),
+            passShapes, fused: launches.fused, chain: launches.chain, followed: launches.followed,
+            longPair: launches.longPair, backward: true,
+            biasGradient: wantsBias(needed[firstBias...]),
             isPadded: operands.lengths != nil)
           let passes = (0..<order).map {
             saved($0, operands, output: output, values: values, lses: lses)

@@ -11,6 +11,7 @@ struct LaunchParameterTests {
     #expect(MemoryLayout<BiasParameters>.size == 432)
     #expect(MemoryLayout<ForwardWalkParameters>.size == 1024)
     #expect(MemoryLayout<PairedForwardParameters>.size == 2112)
+    #expect(MemoryLayout<FollowedPairParameters>.size == 2 * 408 + 8)
     #expect(MemoryLayout<FusedBulkParameters>.size == 832 + 14 * 128)
     #expect(MemoryLayout<WalkParameters>.size == 408 + 56)
     #expect(MemoryLayout<BackwardWalkParameters>.size == 1408)

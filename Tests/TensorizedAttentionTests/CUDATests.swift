@@ -200,7 +200,7 @@ struct CUDATests {
 
   @Test(
     "half types err at most twice what the same-type composition errs",
-    arguments: trials + chained + paired + whole + several,
+    arguments: trials + chained + paired + whole + several + followed,
     [DType.bfloat16, .float16])
   func half(trial: Trial, dtype: DType) { expectHalfPrecision(trial, dtype) }
 
@@ -226,6 +226,16 @@ struct CUDATests {
       tokens: 1920, width: 128, layout: .tokensFirst, biases: false),
   ]
 
+  /// Long passes that begin with the heads that the pair below has written: ragged fibers, padding, grouped heads.
+  static let followed: [Trial] = [
+    Trial(
+      fold: [70, 16, 16], support: .blockCausal, heads: 4, keyHeads: 2, tokens: 17_000, width: 128,
+      biases: false),
+    Trial(
+      fold: [66, 16, 16], support: .block, heads: 2, keyHeads: 1, tokens: 16_896, width: 64,
+      lengths: [16_896, 9001], layout: .tokensFirst),
+  ]
+
   // What a warp hands back too early is overwritten in few runs only, and sooner where all rows come from L2.
   @Test(
     "many runs agree bit by bit",
@@ -239,7 +249,11 @@ struct CUDATests {
       Trial(
         fold: [192, 64], support: .blockCausal, heads: 4, keyHeads: 2, tokens: 12_200, width: 128,
         biases: false),
-    ] + whole + several)
+      // Clusters leave multiprocessors idle for the pass above.
+      Trial(
+        fold: [66, 24, 24], support: .blockCausal, heads: 3, keyHeads: 3, tokens: 38_000, width: 64,
+        biases: false),
+    ] + whole + several + followed)
   func repeatedly(trial: Trial) {
     let first = trial.run(.cuda, dtype: .bfloat16, device: .cuda())
     for run in 1...20 {
@@ -269,6 +283,9 @@ struct CUDATests {
       fold: [70, 16, 16], support: .blockCausal, heads: 2, keyHeads: 1, tokens: 17_700, width: 128,
       biases: false),
     Trial(fold: [70, 5, 13], support: .block, tokens: 4500, width: 64, biases: false),
+    Trial(
+      fold: [66, 32, 32], support: .blockCausal, heads: 2, keyHeads: 2, tokens: 67_000, width: 128,
+      biases: false),
     // u' over u: fibers of several steps of queries, padded ones, and all that a ring of narrow tiles holds.
     Trial(
       fold: [200, 6], support: .block, normalization: .joint, heads: 3, keyHeads: 1, tokens: 1100,
@@ -283,7 +300,9 @@ struct CUDATests {
 
   // Without gradients, passes that share a launch write over what they have read, long ones read β as it is, and what
   // nobody reads is not written.
-  @Test("outputs are the same bits without gradients", arguments: chained + paired + long + whole)
+  @Test(
+    "outputs are the same bits without gradients",
+    arguments: chained + paired + long + whole + followed)
   func alone(trial: Trial) {
     var numbers = Numbers(seed: 5)
     let batch = trial.lengths?.count ?? 1
@@ -349,7 +368,7 @@ struct CUDATests {
   @Test(
     "the GPU's trials fit their folds",
     arguments: CUDATests.trials + CUDATests.chained + CUDATests.paired + CUDATests.whole
-      + CUDATests.several
+      + CUDATests.several + CUDATests.followed
       + CUDATests.long
       + CUDASmallTests.clusters + CUDASmallTests.blocks + CUDASmallTests.single)
   func trials(trial: Trial) {

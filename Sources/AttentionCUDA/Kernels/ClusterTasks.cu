@@ -13,6 +13,10 @@
 #define TOP_TASKS ((TASK_TOKENS * TOP + TILES * 128 - 1) / (TILES * 128))
 #endif
 
+#ifndef TELLS
+#define TELLS 0  // 1: says when a head's rows have been written, to a launch that begins before this one has ended
+#endif
+
 // What a launch works on: the passes of the two lowest modes, and of the third one where the fold ends with it.
 struct Chain {
   Pass lower, upper;
@@ -21,6 +25,8 @@ struct Chain {
   u32* finished;  // [B·H] counts the blocks that have taken rows of the upper pass to memory
   int lag, delay; // a head's top pass comes `delay` heads later, behind `lag` tasks of that one
   int keptFrom;   // the first of a head's blocks that L2 should keep until the top pass has read them
+#elif TELLS
+  u32* finished;  // [B·H] counts the tasks of a head whose rows blocks have taken to memory
 #endif
 };
 
@@ -348,7 +354,7 @@ __device__ __forceinline__ void take(const Pass& p, const Task& task, const Plac
 }
 
 __device__ __forceinline__ void takeAll(const Chain& both, const Places& places, int rank) {
-  int group = uniform(threadIdx.x / 64 & 1), staging = 0;
+  int group = uniform(threadIdx.x / 64 & 1), staging = 0, done = 0;
 #pragma unroll 1
   for (Task task(both); task.exists(both); task.next(both)) {
 #if TOP
@@ -368,6 +374,18 @@ __device__ __forceinline__ void takeAll(const Chain& both, const Places& places,
     if (threadIdx.x % 128 == 0) {
       asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(both.finished + task.row) : "memory");
     }
+#elif TELLS
+    // Once a head, as a release waits for all stores on their way.
+    done++;
+    Task after = task;
+    after.next(both);
+    if (after.h == task.h && after.b == task.b) continue;
+    asm volatile("barrier.sync 3, 128;" ::: "memory");
+    if (threadIdx.x % 128 == 0)
+      asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(both.finished + task.b * both.lower.heads + task.h),
+                   "r"(done)
+                   : "memory");
+    done = 0;
 #endif
   }
 }

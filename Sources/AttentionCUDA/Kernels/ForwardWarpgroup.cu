@@ -12,7 +12,8 @@
 // would take as much of its bandwidth as the keys do.
 // Macros: STAGES (tiles of k and u in the ring), TILES (2 to 4: no block sees more of them; 0: no bound),
 // WINDOW (1: some fiber is longer than the sliding window), EVEN (1: that window is a whole number of tiles, and TILES
-// one more), PACKED (1: rows are turned in their own type).
+// one more), PACKED (1: rows are turned in their own type), FOLLOWS (1: begins with the heads that a pair's launch has
+// written, while that goes on with others: see CUDAFollowedPair.swift).
 
 #define STAGE (16 * D * 2)  // a warp's staged output rows, as tensor memory access reads them
 
@@ -330,15 +331,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const 
   u32 memory = shared32(dynamic);
   Gates gates(memory + STAGES * SLOT + (BOTH ? 6 : 4) * TILE);
   if (Walk<FORWARD>::DEALT && threadIdx.x == 0) Dealer::open(gates.dealer);
+#if FOLLOWS
+  // Blocks of the launch before do not need this multiprocessor any more: all have begun, else this launch would not have.
+  // Nothing is read before a head's rows are there, as what came before that launch can be seen from then on.
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  if (threadIdx.x == 0) {
+    bool isLate = blockIdx.x >= p.lateFrom && blockIdx.x < p.lateTo;
+    awaitHead(p, isLate ? max(0, p.batch * p.heads - 2) : divide(blockIdx.x, p.byFibers));
+  }
+  gates.open(2);
+#else
   gates.open(2);
   followPrevious();
-  // Registers go to the warpgroups that hold accumulators: 40 + 72 + 2 · 200 = 4 · 128.
+#endif
+  // Registers go to the warpgroups that hold accumulators: 40 + 72 + 2 · 200 = 4 · 128. Behind a pair nothing is turned.
   int group = uniform(threadIdx.x / 128);
   if (group == 0) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(FOLLOWS ? 56 : 40));
     fetch<FORWARD>(p, memory, gates);
   } else if (group == 1) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(FOLLOWS ? 56 : 72));
 #if BOTH
     int warp = uniform(threadIdx.x / 32 & 3);
     if (warp == 0) turn<FORWARD>(passOf(p, 0), memory, gates);
@@ -350,4 +362,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forwardWarpgroup(const 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
     consume(p, memory, gates, group - 2);
   }
+#if FOLLOWS
+  // Who waits for this launch relies on the one before, too.
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }

@@ -171,6 +171,18 @@ struct Gates {
 #define FRESH (1u << 22)
 #define AHEAD (1u << 20)  // a tile of keys in place of own blocks
 
+#if FOLLOWS
+// Waits until the launch before has written a head's rows, and until what was written before that launch can be seen.
+__device__ __forceinline__ void awaitHead(const WalkedForward& p, int head) {
+  u32 seen;
+  while (true) {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(p.finished + head) : "memory");
+    if (seen >= (u32)p.arrivals) return;
+    __nanosleep(100);
+  }
+}
+#endif
+
 // Fetches tiles in the order in which they are needed, as far ahead as the ring allows.
 template <int ROLE, class P>
 __device__ __forceinline__ void fetch(const P& all, u32 memory, const Gates& gates) {
@@ -198,6 +210,8 @@ __device__ __forceinline__ void fetch(const P& all, u32 memory, const Gates& gat
   u64 keep = keepPolicy();
   int ready = -1;  // the last unit whose lower pass is known to be done
   once = dropPolicy();
+#elif FOLLOWS
+  int ready = -1;  // the last head whose rows are known to be there
 #endif
   while (walk.next(all)) {
     const auto& p = passOf(all, walk.upper);
@@ -209,6 +223,16 @@ __device__ __forceinline__ void fetch(const P& all, u32 memory, const Gates& gat
         u32 arrivals = walk.arrivals(all), seen;
         do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(all.finished + ready) : "memory");
         while (seen < arrivals);
+        // Before copies by tensor memory access.
+        asm volatile("fence.proxy.async;" ::: "memory");
+      }
+      __syncwarp();
+    }
+#elif FOLLOWS
+    if (walk.b * p.heads + walk.h != ready) {
+      ready = walk.b * p.heads + walk.h;
+      if (lane == 0) {
+        awaitHead(p, ready);
         // Before copies by tensor memory access.
         asm volatile("fence.proxy.async;" ::: "memory");
       }

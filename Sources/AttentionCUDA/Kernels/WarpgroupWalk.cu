@@ -45,6 +45,10 @@ static_assert(sizeof(WalkedBackward) == 1408, "Swift's BackwardWalkParameters ha
 // The forward pass with its tensors. Must match `ForwardWalkParameters`.
 struct WalkedForward : WalkedPass {
   int rows;
+  // FOLLOWS: counters of heads, what one says when all rows are there, and which blocks begin when nearly all heads are.
+  int arrivals;
+  u32* finished;
+  int lateFrom, lateTo;
   Map qMap, kMap, uMap, outMap;  // the last one's boxes have 16 rows
 };
 static_assert(sizeof(WalkedForward) == 1024, "Swift's ForwardWalkParameters has this size");
@@ -77,6 +81,9 @@ __device__ __forceinline__ const WalkedBackward& passOf(const WalkedBackward& p,
 #endif
 #ifndef TURNED
 #define TURNED 0
+#endif
+#ifndef FOLLOWS
+#define FOLLOWS 0  // 1: the launch that writes u may not have ended
 #endif
 #ifndef APART
 #define APART 0  // 1: a walk of the lower pass has several fibers, a tile each
