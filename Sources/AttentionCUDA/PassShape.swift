@@ -100,6 +100,10 @@ public struct CUDAPassShape: Sendable, Hashable {
     return schedule.order == .acrossFibers && schedule.chunks == 1
   }
 
+  /// Whether ∂/∂u may be written over ∂/∂u': a short pass's blocks have read the rows that they write, and no other block
+  /// reads them.
+  public var backwardWorksInPlace: Bool { backwardPlans.first?.fiber != nil && valueHeads == heads }
+
   /// Whether the warpgroup kernel runs the forward pass on such a device.
   func hasWarpgroups(capability: Int, sharedMemory: Int, scale: Float) -> Bool {
     capability == 90 && (warpgroupMemory ?? .max) <= sharedMemory && scale.isNormal && scale > 0

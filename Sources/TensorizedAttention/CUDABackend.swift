@@ -81,7 +81,7 @@ struct CUDAPlan: Sendable {
   private var firstBias: Int { hasBeta ? 4 : 3 }
   private var isJoint: Bool { pattern.normalization == .joint }
 
-  private func passShape(_ index: Int) -> CUDAPassShape {
+  func passShape(_ index: Int) -> CUDAPassShape {
     let mode = pattern.chain[index]
     return CUDAPassShape(
       element: element, headWidth: shape.width, batch: shape.batch, heads: shape.heads,
@@ -94,13 +94,6 @@ struct CUDAPlan: Sendable {
   /// Whether anybody reads a pass's ℓ' where no gradients are recorded: the caller the last one's, and a pass of a
   /// joint normalization the one's below.
   private func isRead(lseOf index: Int) -> Bool { isJoint || index == pattern.fold.order - 1 }
-
-  /// Whether a pass may write u' over u.
-  private func worksInPlace(_ index: Int) -> Bool {
-    guard let device = try? CUDAKernels.shared().driver.device() else { return false }
-    return passShape(index).worksInPlace(
-      capability: device.capability, sharedMemory: device.sharedMemory, scale: scale)
-  }
 
   /// The two lowest modes as one launch, if their passes come first and a kernel runs them.
   private func fusedShape(saves: Bool) -> CUDAFusedShape? {
@@ -183,7 +176,7 @@ struct CUDAPlan: Sendable {
     for pass in rest { try kernels.forward(pass, stream: stream) }
   }
 
-  private var passShapes: [CUDAPassShape] { (0..<pattern.fold.order).map(passShape) }
+  var passShapes: [CUDAPassShape] { (0..<pattern.fold.order).map(passShape) }
 
   /// For every pass, whether its mode bias wants a gradient, given which of the biases do.
   private func wantsBias(_ biases: some Collection<Bool>) -> [Bool] {
@@ -221,7 +214,7 @@ struct CUDAPlan: Sendable {
       lengths: shape.lengths.map { Tensor($0.map(Int32.init), shape: [$0.count]).to(device) })
   }
 
-  private func empty(_ heads: Int) -> Tensor {
+  func empty(_ heads: Int) -> Tensor {
     .empty([shape.batch, heads, shape.tokens, shape.width], dtype: dtype, device: device)
   }
 
@@ -274,28 +267,16 @@ struct CUDAPlan: Sendable {
     let output = Tensor.empty(inputs[0].shape, dtype: dtype, device: device)
     let lse = emptyLSE()
     guard output.count > 0 else { return (output, lse) }
-    // Where blocks read the rows that they write, u' may replace u and both be the output: in short passes, along whole
-    // fibers and in a long pair. Windows, and fibers that are streamed, need u beside it.
     let order = pattern.fold.order
     let launches = launches(saves: false)
-    var other: Tensor?
-    var places = [DeviceTensor](repeating: DeviceTensor(output, layout: layout), count: order)
-    for index in stride(from: order - 1, to: 0, by: -1)
-    where !(worksInPlace(index) || index == 1 && launches.longPair != nil) {
-      // The pass before writes to the buffer that this one does not.
-      let isOutput = places[index] == DeviceTensor(output, layout: layout)
-      let buffer = other ?? .empty(inputs[0].shape, dtype: dtype, device: device)
-      other = buffer
-      let place = DeviceTensor(isOutput ? buffer : output, layout: layout)
-      for lower in 0..<index { places[lower] = place }
-    }
+    let (places, kept) = places(of: output, isPaired: launches.longPair != nil)
     // ℓ goes to and fro between two buffers: written over what other multiprocessors read from the same lines
     // at the same time, it made a pass of 256·128 take a tenth longer.
     let lower = isJoint && order > 1 ? emptyLSE() : lse
     let lses = (0..<order).map { index -> Tensor? in
       !isRead(lseOf: index) ? nil : (order - 1 - index) % 2 == 0 ? lse : lower
     }
-    withExtendedLifetime((operands, output, lses, other, launches.workspace)) {
+    withExtendedLifetime((operands, output, lses, kept, launches.workspace)) {
       run { kernels, stream in
         try kernels.prepare(
           passShapes, fused: launches.fused, chain: launches.chain, followed: launches.followed,
@@ -389,20 +370,16 @@ struct CUDAPlan: Sendable {
     let takesDots = passShapes.map { $0.backwardWarpgroupPlans != nil }
     let second = takesDots.dropLast().contains(true) ? workspace.emptyLike() : workspace
     let scratch = { (index: Int) in index % 2 == 0 ? workspace : second }
-    // The gradients that the passes hand down; all live until the launches are queued.
-    var kept = [upstream]
+    let (places, kept) = places(
+      ofGradient: dv, isFused: fused != nil, biasGradients: biasGradients)
     var above = DeviceTensor(upstream, layout: layout)
     var lseAbove = pass.gradients[1]?.to(.float32).contiguous()
     var keptLSE: [Tensor] = []
     var steps: [(pass: CUDAPass, gradients: CUDAPassGradients)] = []
     for index in stride(from: order - 1, through: 0, by: -1) {
-      // Fused passes meet in ∂/∂v unless it has fewer heads than ∂/∂u.
-      let isLast = index == 0 || index == 1 && fused != nil && shape.heads == shape.keyHeads
-      let below = isLast ? dv : empty(shape.heads)
-      let belowView = DeviceTensor(below, layout: isLast ? layout : .headsFirst)
       var gradients = CUDAPassGradients(
         output: above, queries: DeviceTensor(dq, layout: layout),
-        keys: DeviceTensor(dk, layout: layout), values: belowView,
+        keys: DeviceTensor(dk, layout: layout), values: places[index],
         accumulates: index < order - 1, workspace: scratch(index).address)
       if index > 0, takesDots[index - 1] { gradients.dotsBelow = scratch(index - 1).address }
       gradients.lse = lseAbove?.address ?? 0
@@ -415,13 +392,12 @@ struct CUDAPlan: Sendable {
       gradients.bias = biasGradients[index]?.address ?? 0
       steps.append(
         (saved(index, operands, output: output, values: values, lses: lses), gradients))
-      kept.append(below)
       keptLSE += (lseAbove.map { [$0] } ?? [])
-      above = belowView
+      above = places[index]
       lseAbove = lseBelow
     }
     withExtendedLifetime(
-      (pass, operands, workspace, second, dbeta, dbiases, kept, keptLSE, lseAbove)
+      (pass, operands, upstream, workspace, second, dbeta, dbiases, kept, keptLSE, lseAbove)
     ) {
       run { kernels, stream in
         try kernels.backward(Array(steps.dropLast(fused == nil ? 0 : 2)), stream: stream)
@@ -436,14 +412,5 @@ struct CUDAPlan: Sendable {
     var results: [Tensor?] = [dq, dk, dv]
     if let dbeta { results.append(dbeta) }
     return results + zip(inputs[firstBias...], dbiases).map { $1?.to($0.dtype) }
-  }
-
-  /// What the kernels of a backward pass write for each other; passes that come one after the other share it.
-  private func workspace(_ biasGradients: [Tensor?], fused: CUDAFusedShape?) -> Tensor {
-    var bytes = zip(passShapes, biasGradients).map { pass, bias in
-      pass.workspaceBytes(lseRow: shape.tokens, biasHeads: bias?.size(0) ?? 0)
-    }
-    if let fused { bytes.append(fused.workspaceBytes(lseRow: shape.tokens)) }
-    return .empty([(bytes.max() ?? 0) / 4], dtype: .float32, device: device)
   }
 }

@@ -31,4 +31,12 @@ struct PassShapeTests {
     #expect(!shape(128).worksInPlace(capability: 80, scale: 1), "no warpgroups")
     #expect(shape(32, element: .float32).worksInPlace(capability: 80, scale: 1))
   }
+
+  @Test("∂/∂u replaces ∂/∂u' in short passes alone")
+  func backwardWorksInPlace() {
+    #expect(shape(32).backwardWorksInPlace)
+    #expect(shape(64, element: .float32).backwardWorksInPlace)
+    #expect(!shape(128).backwardWorksInPlace, "queries and keys have blocks of their own")
+    #expect(!shape(32, valueHeads: 2).backwardWorksInPlace, "∂/∂u has fewer heads than ∂/∂u'")
+  }
 }
