@@ -94,9 +94,10 @@ let package = Package(
         "BackwardLong", "BiasGradient", "Reduce", "Decode", "Warpgroup", "WarpgroupWalk",
         "WarpgroupProducers", "WarpgroupSoftmax", "WarpgroupTakers", "ForwardWarpgroup",
         "ClusterTasks", "ForwardCluster",
-        "BackwardRows", "BackwardResults", "BackwardScores", "BackwardWarpgroup", "WholeFibers",
-        "BackwardWhole", "WindowTiles", "BackwardWindow", "BackwardProducts", "BackwardTiles",
-        "BackwardShortWarpgroup", "BackwardFusedWarpgroup", "BackwardBulk", "BackwardFusedBulk",
+        "BackwardRows", "BackwardResults", "BackwardScores", "BackwardWarpgroup",
+        "BackwardFibers", "WholeFibers", "BackwardWhole", "WindowTiles", "BackwardWindow",
+        "BackwardProducts", "BackwardTiles", "BackwardShortWarpgroup", "BackwardFusedWarpgroup",
+        "BackwardBulk", "BackwardFusedBulk",
       ].map {
         .embedInCode("Kernels/\($0).cu")
       }),

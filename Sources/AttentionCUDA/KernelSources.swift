@@ -24,15 +24,14 @@ package enum KernelSources {
         warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardScores_cu
         + PackageResources.BackwardWarpgroup_cu
     case "BackwardWhole":
-      // Without a role the file before it has no kernel of its own.
       bytes =
         warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardScores_cu
-        + PackageResources.BackwardWarpgroup_cu
-        + PackageResources.WholeFibers_cu + PackageResources.BackwardWhole_cu
+        + PackageResources.BackwardFibers_cu + PackageResources.WholeFibers_cu
+        + PackageResources.BackwardWhole_cu
     case "BackwardWindow":
       bytes =
         warpgroup + PackageResources.BackwardResults_cu + PackageResources.BackwardScores_cu
-        + PackageResources.WholeFibers_cu + PackageResources.WindowTiles_cu
+        + PackageResources.BackwardFibers_cu + PackageResources.WindowTiles_cu
         + PackageResources.BackwardWindow_cu
     case "BackwardRows": bytes = PackageResources.BackwardRows_cu
     case "Backward": bytes = PackageResources.Cluster_cu + PackageResources.Backward_cu

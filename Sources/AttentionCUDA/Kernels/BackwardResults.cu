@@ -58,6 +58,12 @@ __device__ __forceinline__ void addTurned(float (&c)[ND][4], const float4 (&turn
 }
 #endif
 
+// A consumer's warps wait for one another.
+__device__ __forceinline__ void meet(int group) {
+  if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
+  else asm volatile("bar.sync 2, 128;" ::: "memory");
+}
+
 // Where a warp's sixteen rows of results go: rows j, j + 4, … of a fiber are a lane's, 128 bytes at a time.
 struct Target {
   T* place;     // of the first of them

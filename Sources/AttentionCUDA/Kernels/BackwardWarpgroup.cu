@@ -33,7 +33,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
     if (lane == 0) arrive(sending);
     sending = 0;
   };
-  constexpr u32 MATE = TILE / 16, CHANNELS = (PANEL - 16) >> 4 << 16;
+  constexpr u32 MATE = TILE / 16;
   float dx[ND][4];                       // dq or dk
   float du[ROLE == KEY ? ND : 1][4];
 
@@ -138,12 +138,6 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
         }
         return tile;
       };
-      // c += weights · the channels of a tile.
-      auto gather = [&](float(&sum)[ND][4], const u32(&weights)[4][4], u32 tile) {
-#pragma unroll
-        for (int k = 0; k < 4; k++) add<1>(sum, weights[k], tile + CHANNELS + k * 2048 / 16);
-        commitProducts();
-      };
       waitFor(gates.queryFull + buffer * 8, number / 3 & 1);
       if constexpr (ROLE == QUERY) {
         u32 sums = gates.sums + buffer * 512 + (first + g) * 4;
@@ -205,24 +199,10 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
 #pragma unroll
             for (int e = 0; e < 4; e++) s[n][e] *= d[n][e] * p.rawScale - rows.dot[e >> 1];
         } else {
-#pragma unroll
-          for (int n = 0; n < 8; n++) {
-            float2 shift = loadPair(columns + 256 + n * 32);
-#pragma unroll
-            for (int e = 0; e < 4; e++) s[n][e] = exp2Fast(s[n][e] * p.scale - (e & 1 ? shift.y : shift.x));
-          }
+          exponentiate(s, columns, p.scale);
           packScores(weights, s);
-          beginProducts();
-          startTiles(d, own + MATE, keys + MATE);
-          commitProducts();
-          gather(du, weights, keys + MATE);
-          // dp − D beside the product with p, where ptxas finds the registers; then dz takes the place of p as it was
-          // rounded: they have no room for both.
-          awaitProducts<JOINT ? 1 : 0>();
-          subtractDots(d, columns, p.rawScale);
-          awaitProducts<0>();
-#pragma unroll
-          for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");
+          // Then dz takes the place of p as it was rounded: the registers have no room for both.
+          weighGradients<JOINT>(d, du, weights, own + MATE, keys + MATE, columns, p.rawScale);
         }
         if (tile == block && (JOINT || (BETA && ROLE == QUERY))) {
           float own[2] = {0.f, 0.f};
@@ -254,14 +234,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
         if constexpr (ROLE == QUERY) {
           packScores(weights, s);
         } else {
-#pragma unroll
-          for (int n = 0; n < 8; n++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-              u32& w = weights[n / 2][n % 2 * 2 + half];
-              float2 x = unpack(w);
-              w = pack(x.x * d[n][half * 2], x.y * d[n][half * 2 + 1]);
-            }
+          multiplyWeights(weights, d);
         }
         beginProducts();
         gather(dx, weights, keys);
@@ -286,17 +259,13 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
       auto box = walk.box(p, row0);
       bool whole = row0 + 64 <= walk.keys && box.position + 64 <= p.rows;
       u32 staged = uniform(memory + (STAGES + buffer) * SLOT);
-      auto meet = [&]() {
-        if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
-        else asm volatile("bar.sync 2, 128;" ::: "memory");
-      };
       auto send = [&](u32 tile, const Map& map, int ratio, bool add) {
         publish();
-        meet();
+        meet(group);
         if (warp == 0) sendTile(tile, map, box.of(ratio), add);
       };
       // Results are staged where the own tiles lay, which no product reads any more.
-      meet();
+      meet(group);
       if constexpr (ROLE == KEY) {
         if (lastHead || ownValues) {
           stageRows(y, staged + TILE + stageLane);
@@ -310,8 +279,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, u32 memory, con
       pin(dx);
       if (ROLE == QUERY && BETA) {
         if ((lane & 3) == 0) dbeta += dlse[0] + dlse[1];
-#pragma unroll
-        for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
+        dbeta = warpSum(dbeta);
         i64 part = ((i64)(walk.h * p.batch + walk.b) * p.fibers + walk.fiber) * p.tilesPerFiber + block;
         if (lane == 0) p.dbeta[part * 4 + warp] = dbeta;
       }

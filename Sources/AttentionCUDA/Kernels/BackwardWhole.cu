@@ -18,17 +18,12 @@ __device__ __forceinline__ void addTiles(float (&c)[8][4], u32 a, u32 b) {
 __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& at, int group) {
   int lane = heldThread() & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, first = warp * 16;
-  constexpr u32 CHANNELS = (PANEL - 16) >> 4 << 16;
   u32 stageLane = (first + (lane & 15)) * 128 + (((lane >> 4 ^ lane) & 7) << 4);
   // The lane's place in a panel of dz, whose rows are queries.
   u32 weightsLane = at.weights + group * PANEL + ((lane >> 4) * 8 + (lane & 7)) * 128 +
                     (((warp * 2 + (lane >> 3 & 1)) ^ (lane & 7)) << 4);
   float dk[ND][4], du[ND][4];
   int base = 0, steps = 0, blocks = 0;  // tiles of queries and of dz, and blocks of 128 keys, so far
-  auto arriveAt = [&](u32 barrier) {
-    __syncwarp();
-    if (lane == 0) arrive(barrier);
-  };
   u32 ownKeys = uniform(descriptor(at.keys + group * TILE, 16));
   u32 ownValues = uniform(descriptor(at.values + group * TILE, 16));
   int tiles = p.tilesPerFiber;
@@ -38,7 +33,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
   Turns here;  // of the next own keys
   here.load(table + (group * 64 + row) * (D / 2), false);
 #endif
-  Fiber walk;
+  Fibers walk;
   while (uniform(walk.next(p))) {
     i64 lseRow = (i64)(walk.b * p.heads + walk.h) * p.lseN + walk.origin;
     int part = (walk.h * p.batch + walk.b) * p.fibers + walk.fiber;  // of dβ
@@ -59,8 +54,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
         jump.loadShared(at.jump + chunk * 64);
         waitFor(at.keysFull + group * 8, blocks & 1);
         turnTile(at.keys + group * TILE + swizzled(row, chunk), here, jump);
-        if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
-        else asm volatile("bar.sync 2, 128;" ::: "memory");
+        meet(group);
       }
 #else
       waitFor(at.keysFull + group * 8, blocks & 1);
@@ -76,50 +70,17 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
         if (tile >= key) {
           float s[8][4], d[8][4];
           u32 weights[4][4];
-          beginProducts();
-          startTiles(s, ownKeys, queries);
-          commitProducts();
-          awaitProducts<0>();
-          pin(s);
+          multiplyTiles(s, ownKeys, queries);
           mask<KEY>(p, s, 0, tile - key, 0, first + g - c, rows);
           float diagonal[2] = {0.f, 0.f};
-#pragma unroll
-          for (int n = 0; n < 8; n++) {
-            float2 shift = loadPair(columns + 256 + n * 32);
-#pragma unroll
-            for (int e = 0; e < 4; e++) s[n][e] = exp2Fast(s[n][e] * p.scale - (e & 1 ? shift.y : shift.x));
-          }
-          if ((JOINT || BETA) && tile == key) {
-#pragma unroll
-            for (int n = 0; n < 8; n++)
-#pragma unroll
-              for (int e = 0; e < 4; e++)
-                if (mayBeOwn(n, e) && first + g - c == n * 8 + (e & 1) - (e >> 1) * 8) diagonal[e >> 1] = s[n][e];
-          }
+          exponentiate(s, columns, p.scale);
+          if ((JOINT || BETA) && tile == key) takeOwn(diagonal, s, first + g - c);
           packScores(weights, s);
           waitFor(at.valuesFull + group * 8, blocks & 1);
-          beginProducts();
-          startTiles(d, ownValues, queries + TILE / 16);
-          commitProducts();
-#pragma unroll
-          for (int k = 0; k < 4; k++) add<1>(du, weights[k], queries + TILE / 16 + CHANNELS + k * 2048 / 16);
-          commitProducts();
-          awaitProducts<1>();
-          subtractDots(d, columns, p.rawScale);
-          awaitProducts<0>();
-#pragma unroll
-          for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");
+          weighGradients<true>(d, du, weights, ownValues, queries + TILE / 16, columns, p.rawScale);
           if ((JOINT || BETA) && tile == key) {
             float inverse = reciprocal(p.rawScale), own[2] = {0.f, 0.f};
-#pragma unroll
-            for (int n = 0; n < 8; n++)
-#pragma unroll
-              for (int e = 0; e < 4; e++) {
-                if (!mayBeOwn(n, e)) continue;
-                bool isOwn = first + g - c == n * 8 + (e & 1) - (e >> 1) * 8;
-                own[e >> 1] = isOwn ? d[n][e] : own[e >> 1];
-                if (JOINT) weights[n / 2][n % 2 * 2 + e / 2] &= isOwn ? (e & 1 ? 0xffffu : 0xffff0000u) : ~0u;
-              }
+            takeOwn(own, d, weights, first + g - c);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
               float x = diagonal[half] * own[half] * inverse;
@@ -128,32 +89,23 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
               if (JOINT && (lane & 3) == g >> 1) p.dlseIn[lseRow + (i64)(position + half * 8) * p.stride] = x;
             }
           }
-#pragma unroll
-          for (int n = 0; n < 8; n++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-              u32& w = weights[n / 2][n % 2 * 2 + half];
-              float2 x = unpack(w);
-              w = pack(x.x * d[n][half * 2], x.y * d[n][half * 2 + 1]);
-            }
+          multiplyWeights(weights, d);
           beginProducts();
-#pragma unroll
-          for (int k = 0; k < 4; k++) add<1>(dk, weights[k], queries + CHANNELS + k * 2048 / 16);
-          commitProducts();
+          gather(dk, weights, queries);
           waitFor(at.weightsFree, (steps & 1) ^ 1);
           waitFor(at.weightsSent, (blocks & 1) ^ 1);
 #pragma unroll
           for (int k = 0; k < 4; k++) storeTransposed(weightsLane + k * 2048, weights[k]);
           publish();
-          arriveAt(at.weightsFull);
+          arriveAt(at.weightsFull, lane);
           awaitProducts<0>();
           pin(dk);
         } else {
           waitFor(at.weightsFree, (steps & 1) ^ 1);
-          arriveAt(at.weightsFull);
+          arriveAt(at.weightsFull, lane);
         }
         // What later keys see stays.
-        if (tile < block + OWN || block + OWN == tiles) arriveAt(at.empty + slot * 8);
+        if (tile < block + OWN || block + OWN == tiles) arriveAt(at.empty + slot * 8, lane);
         if (group == 1) {
           waitFor(at.weightsFull, steps & 1);
           // A panel of channels at a time, for want of registers.
@@ -172,7 +124,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
             commitProducts();
             awaitProducts<0>();
             pin(dq);
-            if (half == D / 64 - 1) arriveAt(at.weightsFree);
+            if (half == D / 64 - 1) arriveAt(at.weightsFree, lane);
             u32 y[4][4];
             packScores(y, dq);
             if (half == 0) waitFor(at.resultsFree, (steps + blocks & 1) ^ 1);
@@ -181,33 +133,31 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
             for (int i = 0; i < 4; i++) storeMatrices(stage ^ i * 32, y[i][0], y[i][1], y[i][2], y[i][3]);
           }
           publish();
-          arriveAt(at.resultsReady);
+          arriveAt(at.resultsReady, lane);
         }
       }
-      arriveAt(at.keysEmpty);
-      if (group == 1) arriveAt(at.keysEmpty + 8);
+      arriveAt(at.keysEmpty, lane);
+      if (group == 1) arriveAt(at.keysEmpty + 8, lane);
 #if ROTARY
       float4 turns[ND / 2];
       loadTurns(turns, p.rotary, position, lane);
 #endif
       // Nobody reads the own tiles any more.
-      if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
-      else asm volatile("bar.sync 2, 128;" ::: "memory");
+      meet(group);
       if (p.dotsBelow)
         storeDots(du, at.values + group * TILE, first, p.dotsBelow + lseRow, p.stride, key * 64 + first, p.tokens, lane);
       u32 y[ND / 2][4];
       packRows(y, du);
       stageRows(y, at.values + group * TILE + stageLane);
       publish();
-      arriveAt(at.valuesReady + group * 8);
+      arriveAt(at.valuesReady + group * 8, lane);
 #if ROTARY
       here.load(table + (((block + OWN < tiles ? block + OWN : 0) + group) * 64 + row) * (D / 2), false);
 #endif
       if (BETA) {
         if (p.dlseOut && (lane & 3) == 0)
           dbeta += p.dlseOut[lseRow + (i64)position * p.stride] + p.dlseOut[lseRow + (i64)(position + 8) * p.stride];
-#pragma unroll
-        for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
+        dbeta = warpSum(dbeta);
         if (lane == 0) p.dbeta[((i64)part * tiles + key) * 4 + warp] = dbeta;
       }
 #if ROTARY
@@ -219,7 +169,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Places& a
       else waitFor(at.resultsFree, (steps + blocks & 1) ^ 1);
       stageRows(y, (group == 0 ? at.weights : at.results) + stageLane);
       publish();
-      arriveAt(group == 0 ? at.weightsReady : at.resultsReady);
+      arriveAt(group == 0 ? at.weightsReady : at.resultsReady, lane);
     }
     base += tiles;
   }
@@ -230,21 +180,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupWhole(
   extern __shared__ __align__(1024) char dynamic[];
   Places at(shared32(dynamic));
 #if ROTARY
-  if (threadIdx.x < D)
-    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.jump + threadIdx.x * 4),
-                 "f"(reinterpret_cast<const float*>(p.rotary + ROUND * (D / 2))[threadIdx.x])
-                 : "memory");
+  keepTurns(at.jump, p.rotary + ROUND * (D / 2));
 #endif
   at.open();
   // Registers go to the warpgroups that hold accumulators, in all 4 · 128.
   int group = uniform(threadIdx.x / 128);
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-    int warp = uniform(threadIdx.x / 32);
-    if (warp == 0) fetchQueries(p, at);
-    else if (warp == 1) fetchKeys(p, at);
-    else if (warp == 2) sendQueries(p, at);
-    else sendKeys(p, at);
+    copyTiles(p, at);
   } else if (group == 1) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
     handOn(p, at);

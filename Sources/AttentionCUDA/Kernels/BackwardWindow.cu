@@ -59,7 +59,6 @@ struct Counters {
 __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& at, Held& held, int group) {
   int lane = heldThread() & 31, warp = uniform(threadIdx.x / 32 & 3);
   int g = lane >> 2, c = (lane & 3) * 2, row0 = warp * 16;
-  constexpr u32 CHANNELS = (PANEL - 16) >> 4 << 16;
   // The lane's places in a tile of results and in a panel of dz, whose rows are queries: formed again whenever they are needed,
   // for want of registers.
   auto again = [&]() {
@@ -76,14 +75,6 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
     return at.weights + ((x >> 4) * 8 + (x & 7)) * 128 + (((warp * 2 + (x >> 3 & 1)) ^ (x & 7)) << 4);
   };
   float dk[ND][4], du[ND][4];
-  auto arriveAt = [&](u32 barrier) {
-    __syncwarp();
-    if (lane == 0) arrive(barrier);
-  };
-  auto meet = [&]() {
-    if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
-    else asm volatile("bar.sync 2, 128;" ::: "memory");
-  };
   Counters counters{0};
   int cursor = (int)((i64)p.walks * blockIdx.x / gridDim.x), first, last;
   while (true) {
@@ -121,7 +112,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
       for (; tile < end; tile++) {
         int entry = counters.at(KEYS_AT, tile), slot = entry & 3;
         waitFor(at.keyFull + slot * 8, entry >> 2 & 1);
-        arriveAt(at.keyEmpty + slot * 8);
+        arriveAt(at.keyEmpty + slot * 8, lane);
       }
     };
     int key = uniform(low() + ((low() ^ group) & 1)), until = first;
@@ -144,11 +135,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
         waitFor(at.queryFull + side * 8, place >> 1 & 1);
         float s[8][4], d[8][4];
         u32 weights[4][4];
-        beginProducts();
-        startTiles(s, ownKeys, own);
-        commitProducts();
-        awaitProducts<0>();
-        pin(s);
+        multiplyTiles(s, ownKeys, own);
         Rows rows;
         if ((JOINT || BETA) && tile == key) {
 #pragma unroll
@@ -162,47 +149,18 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
         }
         mask<KEY>(p, s, 0, tile - key, 0, row0 + g - c, rows);
         float diagonal[2] = {0.f, 0.f};
-#pragma unroll
-        for (int n = 0; n < 8; n++) {
-          float2 shift = loadPair(columns + 256 + n * 32);
-#pragma unroll
-          for (int e = 0; e < 4; e++) s[n][e] = exp2Fast(s[n][e] * p.scale - (e & 1 ? shift.y : shift.x));
-        }
-        if ((JOINT || BETA) && tile == key) {
-#pragma unroll
-          for (int n = 0; n < 8; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-              if (mayBeOwn(n, e) && row0 + g - c == n * 8 + (e & 1) - (e >> 1) * 8) diagonal[e >> 1] = s[n][e];
-        }
+        exponentiate(s, columns, p.scale);
+        if ((JOINT || BETA) && tile == key) takeOwn(diagonal, s, row0 + g - c);
         packScores(weights, s);
         waitFor(at.valueFull + slot * 8, entry >> 2 & 1);
         waitFor(at.doutFull + side * 8, place >> 1 & 1);
-        beginProducts();
-        startTiles(d, ownValues, own + (2 * TILE >> 4));
-        commitProducts();
-#pragma unroll
-        for (int k = 0; k < 4; k++) add<1>(du, weights[k], own + (2 * TILE >> 4) + CHANNELS + k * 2048 / 16);
-        commitProducts();
-        awaitProducts<1>();
-        subtractDots(d, columns, p.rawScale);
-        awaitProducts<0>();
-#pragma unroll
-        for (int i = 0; i < 16; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");
+        weighGradients<true>(d, du, weights, ownValues, own + (2 * TILE >> 4), columns, p.rawScale);
         // Own keys come again with the queries that see them as the last ones.
         bool isLast = last <= tile, lastUse = tile != key + 2 || isLast;
-        if (lastUse) arriveAt(at.doutDone + side * 8);
+        if (lastUse) arriveAt(at.doutDone + side * 8, lane);
         if ((JOINT || BETA) && tile == key) {
           float inverse = reciprocal(p.rawScale), own[2] = {0.f, 0.f}, dbeta = 0.f;
-#pragma unroll
-          for (int n = 0; n < 8; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-              if (!mayBeOwn(n, e)) continue;
-              bool isOwn = row0 + g - c == n * 8 + (e & 1) - (e >> 1) * 8;
-              own[e >> 1] = isOwn ? d[n][e] : own[e >> 1];
-              if (JOINT) weights[n / 2][n % 2 * 2 + e / 2] &= isOwn ? (e & 1 ? 0xffffu : 0xffff0000u) : ~0u;
-            }
+          takeOwn(own, d, weights, row0 + g - c);
 #pragma unroll
           for (int half = 0; half < 2; half++) {
             float x = diagonal[half] * own[half] * inverse;
@@ -212,47 +170,37 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
               p.dlseIn[held.lseRow + (i64)(key * 64 + row0 + g + half * 8) * p.stride] = x;
           }
           if (BETA) {
-#pragma unroll
-            for (int step = 16; step > 0; step /= 2) dbeta += __shfl_xor_sync(~0u, dbeta, step);
+            dbeta = warpSum(dbeta);
             if (lane == 0) p.dbeta[(i64)(held.part + key) * 4 + warp] = dbeta;
           }
         }
         if (tile + 1 == until && key >= first) {
           // du is complete, and no product reads the own values any more.
           u32 y[ND / 2][4], stage = at.values + slot * TILE;
-          meet();
+          meet(group);
           if (BELOW && p.dotsBelow)
             storeDots(du, stage, row0, p.dotsBelow + held.lseRow, p.stride, key * 64 + row0, p.tokens, lane);
           packRows(y, du);
           stageRows(y, stage + stageLane());
           publish();
-          arriveAt(at.valuesReady + group * 8);
+          arriveAt(at.valuesReady + group * 8, lane);
         }
         // dz, dk += dzᵀ·q.
         auto finish = [&]() {
-#pragma unroll
-          for (int n = 0; n < 8; n++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-              u32& w = weights[n / 2][n % 2 * 2 + half];
-              float2 x = unpack(w);
-              w = pack(x.x * d[n][half * 2], x.y * d[n][half * 2 + 1]);
-            }
+          multiplyWeights(weights, d);
           beginProducts();
-#pragma unroll
-          for (int k = 0; k < 4; k++) add<1>(dk, weights[k], own + CHANNELS + k * 2048 / 16);
-          commitProducts();
+          gather(dk, weights, own);
           if (!isLast) {
             if (tile == key) waitFor(at.sameFree, (counters.at(RESULTS_AT, tile) & 1) ^ 1);
             u32 panel = weightsLane() + (tile == key ? 3 : tile == key + 1 ? 2 : group) * PANEL;
 #pragma unroll
             for (int k = 0; k < 4; k++) storeTransposed(panel + k * 2048, weights[k]);
             publish();
-            if (tile == key + 1) arriveAt(at.crossFull);
+            if (tile == key + 1) arriveAt(at.crossFull, lane);
           }
           awaitProducts<0>();
           pin(dk);
-          if (lastUse) arriveAt(at.queryEmpty + side * 8);
+          if (lastUse) arriveAt(at.queryEmpty + side * 8, lane);
         };
         finish();
         tile++;
@@ -268,7 +216,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
           waitFor(at.crossFull, counters.at(CROSSES_AT, query) & 1);
           waitFor(at.keyFull + (before & 3) * 8, before >> 2 & 1);
         }
-        meet();
+        meet(group);
         u32 stage = at.douts + side * TILE + stageLane();
 #pragma unroll 1
         for (int part = 0; part < 2; part++) {
@@ -301,7 +249,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
           pin(lower);
           pin(upper);
           if (part == 1) {
-            arriveAt(at.sameFree);
+            arriveAt(at.sameFree, lane);
             releaseKeys(query - 2 >= first ? query - 2 : low(), query);
           }
 #if ROTARY
@@ -344,14 +292,14 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
           }
         }
         publish();
-        arriveAt(at.resultsReady + (number & 1) * 8);
+        arriveAt(at.resultsReady + (number & 1) * 8, lane);
         // All warps have read dz.
-        meet();
+        meet(group);
         if (tile >= until) break;
       }
       if (key < first) {
         // Nobody reads the own values any more.
-        meet();
+        meet(group);
         if (warp == 0 && lane == 0) arrive(at.valueEmpty + slot * 8);
         continue;
       }
@@ -370,7 +318,7 @@ __device__ __forceinline__ void consume(const WalkedBackward& p, const Window& a
       packRows(y, dk);
       stageRows(y, stage + stageLane());
       publish();
-      arriveAt(at.keysReady + group * 8);
+      arriveAt(at.keysReady + group * 8, lane);
     }
     releaseQueries(until, end());
     // Those before the last own queries have been released with these.
@@ -389,21 +337,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardWarpgroupWindow
   Window at(shared32(dynamic));
   Held* held = reinterpret_cast<Held*>(dynamic + (at.held - shared32(dynamic)));
 #if ROTARY
-  if (threadIdx.x < D)
-    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.eighth + threadIdx.x * 4),
-                 "f"(reinterpret_cast<const float*>(p.rotary + 8 * (D / 2))[threadIdx.x])
-                 : "memory");
+  keepTurns(at.eighth, p.rotary + 8 * (D / 2));
 #endif
   at.open();
   // Registers go to the warpgroups that hold accumulators, in all 4 · 128.
   int group = uniform(threadIdx.x / 128);
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-    int warp = uniform(threadIdx.x / 32);
-    if (warp == 0) fetchQueries(p, at);
-    else if (warp == 1) fetchKeys(p, at);
-    else if (warp == 2) sendQueries(p, at);
-    else sendKeys(p, at);
+    copyTiles(p, at);
   } else if (group == 1) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
     handOn(p, at);

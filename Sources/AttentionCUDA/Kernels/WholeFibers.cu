@@ -4,26 +4,14 @@
 #define OWN 2   // tiles of keys, one a consumer
 
 // The fibers of a block, neighboring ones side by side.
-struct Fiber {
-  int b, h, origin, fiber, cursor;
-  __device__ __forceinline__ Fiber() : cursor(blockIdx.x) {}
+struct Fibers : Fiber {
+  int cursor;
+  __device__ __forceinline__ Fibers() : cursor(blockIdx.x) {}
   __device__ __forceinline__ bool next(const WalkedBackward& p) {
     if (cursor >= p.walks) return false;
-    int line = divide(cursor, p.byFibers);
-    fiber = cursor - line * p.fibers;
-    b = divide(line, p.byHeads);
-    h = line - b * p.heads;
+    find(p, cursor, divide(cursor, p.byFibers));
     cursor += gridDim.x;
-    origin = firstToken(p, fiber);
     return true;
-  }
-  // Where tensor memory access finds a tile.
-  struct Box {
-    int position, fiber, h, b;
-  };
-  __device__ __forceinline__ Box box(const WalkedBackward& p, int tile) const {
-    int line = divide(origin, p.byStride);
-    return {line + tile * 64, origin - line * p.stride, h, b};
   }
 };
 
@@ -69,10 +57,6 @@ struct Places {
   }
 };
 
-__device__ __forceinline__ void expect(u32 barrier, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
 // Has 64 rows brought to L2.
 __device__ __forceinline__ void prefetchRows(const T* line, i64 step) {
   constexpr int PARTS = D / 64;
@@ -86,14 +70,14 @@ __device__ __forceinline__ void prefetchRows(const T* line, i64 step) {
 // One warp: tiles of queries, ℓ', and D where it is known.
 __device__ __forceinline__ void fetchQueries(const WalkedBackward& p, const Places& at) {
   int lane = threadIdx.x & 31;
-  Fiber walk;
+  Fibers walk;
   Place slot(0);
   while (walk.next(p)) {
     for (int tile = 0; tile < p.tilesPerFiber; tile++, slot.next()) {
       waitFor(at.empty + slot.slot * 8, slot.round ^ 1);
       u32 landed = at.landed + slot.slot * 8, target = at.queries + slot.slot * SLOT;
       if (lane == 0) {
-        asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(landed), "r"(SLOT) : "memory");
+        expectMore(landed, SLOT);
         auto box = walk.box(p, tile);
         loadBox(target, p.qMap, landed, box);
         loadBox(target + TILE, p.doutMap, landed, box);
@@ -104,14 +88,10 @@ __device__ __forceinline__ void fetchQueries(const WalkedBackward& p, const Plac
 #pragma unroll
       for (int n = 0; n < 4; n++) {
         if (n < 2 && p.out) continue;
-        const float* source =
-            sums + (n / 2 ? (i64)p.batch * p.heads * p.lseN : 0) + (i64)(n % 2 * 32 + lane) * p.stride;
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at.sums + slot.slot * 512 + n * 128 + lane * 4),
-                     "l"(source)
-                     : "memory");
+        copyNumber(at.sums + slot.slot * 512 + n * 128 + lane * 4,
+                   sums + (n / 2 ? (i64)p.batch * p.heads * p.lseN : 0) + (i64)(n % 2 * 32 + lane) * p.stride);
       }
-      asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(landed) : "memory");
-      if (lane == 0) arrive(landed);
+      arriveWithCopies(landed, lane);
     }
   }
 }
@@ -128,7 +108,7 @@ __device__ __forceinline__ void prefetchBox(const Map& map, const Fiber::Box& at
 // One thread: keys and values.
 __device__ __forceinline__ void fetchKeys(const WalkedBackward& p, const Places& at) {
   if (threadIdx.x % 32 != 0) return;
-  Fiber walk;
+  Fibers walk;
   int parity = 1;
   while (walk.next(p))
     for (int first = 0; first < p.tilesPerFiber; first += OWN, parity ^= 1) {
@@ -156,7 +136,7 @@ __device__ __forceinline__ void fetchKeys(const WalkedBackward& p, const Places&
 
 // One warp: dq, and dk of the second consumer.
 __device__ __forceinline__ void sendQueries(const WalkedBackward& p, const Places& at) {
-  Fiber walk;
+  Fibers walk;
   int parity = 0;
   while (walk.next(p))
     for (int first = 0; first < p.tilesPerFiber; first += OWN)
@@ -173,7 +153,7 @@ __device__ __forceinline__ void sendQueries(const WalkedBackward& p, const Place
 
 // One warp: du, and dk of the first consumer.
 __device__ __forceinline__ void sendKeys(const WalkedBackward& p, const Places& at) {
-  Fiber walk;
+  Fibers walk;
   int parity = 0;
   auto send = [&](u32 ready, u32 tile, const Map& map, int key, bool add, u32 free) {
     waitFor(ready, parity);
@@ -231,31 +211,9 @@ __device__ __forceinline__ void formDots(const WalkedBackward& p, const Fiber& w
   }
 }
 
-__device__ __forceinline__ void storeTransposed(u32 address, const u32 (&x)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x[0]), "r"(x[1]),
-               "r"(x[2]), "r"(x[3])
-               : "memory");
-}
-
-#if ROTARY
-// Turns a thread's rows of a tile, the first one by `here` and the others by a fixed step each.
-__device__ __forceinline__ void turnTile(u32 place, Turns here, const Turns& jump) {
-  uint4 a = loadShared(place), b = loadShared(FAR(place));
-#pragma unroll
-  for (int r = 0; r < ROUNDS; r++) {
-    uint4 x = a, y = b;
-    u32 row = place + r * ROUND * 128;
-    if (r + 1 < ROUNDS) a = loadShared(row + ROUND * 128), b = loadShared(FAR(row + ROUND * 128));
-    if (r > 0) here.advance(jump);
-    here.rotate(row, x, y);
-  }
-  publish();
-}
-#endif
-
 // Hands tiles on to the consumers: queries with D, and rotated ones turned.
 __device__ __forceinline__ void handOn(const WalkedBackward& p, const Places& at) {
-  Fiber walk;
+  Fibers walk;
   Place slot(0);
 #if ROTARY
   int lane = threadIdx.x & 31, chunk = lane % PAIRS, row = (threadIdx.x / 32 & 3) * (32 / PAIRS) + lane / PAIRS;
@@ -264,10 +222,6 @@ __device__ __forceinline__ void handOn(const WalkedBackward& p, const Places& at
   Turns jump;
   jump.load(p.rotary + ROUND * (D / 2) + chunk * 8, false);
 #endif
-  auto arriveAt = [&](u32 barrier) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(barrier);
-  };
   // Turns are fetched while the tile is waited for.
   auto queries = [&](int tile) {
     u32 target = at.queries + slot.slot * SLOT;
@@ -280,7 +234,7 @@ __device__ __forceinline__ void handOn(const WalkedBackward& p, const Places& at
     turnTile(target + place, here, jump);
 #endif
     if (p.out) formDots(p, walk, tile, target + TILE, at.sums + slot.slot * 512);
-    arriveAt(at.full + slot.slot * 8);
+    arriveAt(at.full + slot.slot * 8, threadIdx.x % 32);
     slot.next();
   };
   while (walk.next(p))

@@ -2,27 +2,20 @@
 
 // A stretch of a fiber's tiles of 64 positions: the own ones, first … last − 1, whose dq, dk and du a block forms. Their queries
 // see keys from `low` on, their keys are seen by queries up to `end`.
-struct Stretch {
-  int b, h, fiber, origin, low, first, last, end, cursor, stop;
+struct Stretch : Fiber {
+  int low, first, last, end, cursor, stop;
   __device__ __forceinline__ Stretch() {}
   __device__ __forceinline__ Stretch(const WalkedBackward& p)
       : cursor((i64)p.walks * blockIdx.x / gridDim.x), stop((i64)p.walks * (blockIdx.x + 1) / gridDim.x) {}
   __device__ __forceinline__ bool next(const WalkedBackward& p) {
     if (cursor >= stop) return false;
-    int rest = divide(cursor, p.byChunks), line = divide(rest, p.byFibers);
-    first = cursor - rest * p.chunks;
+    int number = divide(cursor, p.byChunks), line = divide(number, p.byFibers);
+    first = cursor - number * p.chunks;
     last = min(first + min(p.walkSteps, stop - cursor), p.chunks);
     low = max(first - 2, 0), end = min(last + 2, p.chunks);
     cursor += last - first;
-    fiber = rest - line * p.fibers;
-    b = divide(line, p.byHeads);
-    h = line - b * p.heads;
-    origin = firstToken(p, fiber);
+    find(p, number, line);
     return true;
-  }
-  __device__ __forceinline__ Fiber::Box box(const WalkedBackward& p, int tile) const {
-    int line = divide(origin, p.byStride);
-    return {line + tile * 64, origin - line * p.stride, h, b};
   }
 };
 
@@ -97,18 +90,15 @@ __device__ __forceinline__ void fetchQueries(const WalkedBackward& p, const Wind
       waitFor(at.queryEmpty + slot * 8, parity);
       u32 landed = at.queryLanded + slot * 8;
       if (lane == 0) {
-        asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(landed), "r"(TILE) : "memory");
+        expectMore(landed, TILE);
         loadBox(at.queries + slot * TILE, p.qMap, landed, box);
       }
 #pragma unroll
       for (int n = 0; n < (JOINT ? 6 : 4); n++) {
         const float* sums = n / 2 == 2 ? p.lseIn : p.dot + (n / 2 ? (i64)p.batch * p.heads * p.lseN : 0);
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at.sums + slot * 768 + n * 128 + lane * 4),
-                     "l"(sums + row + (i64)(n % 2 * 32 + lane) * p.stride)
-                     : "memory");
+        copyNumber(at.sums + slot * 768 + n * 128 + lane * 4, sums + row + (i64)(n % 2 * 32 + lane) * p.stride);
       }
-      asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(landed) : "memory");
-      if (lane == 0) arrive(landed);
+      arriveWithCopies(landed, lane);
       waitFor(at.doutEmpty + slot * 8, parity);
       if (lane == 0) {
         expect(at.doutFull + slot * 8, TILE);
@@ -215,8 +205,7 @@ __device__ __forceinline__ void handOn(const WalkedBackward& p, const Window& at
 #else
     waitFor(landed, parity);
 #endif
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(full);
+    arriveAt(full, threadIdx.x % 32);
   };
   Stretch walk(p);
   while (walk.next(p))
