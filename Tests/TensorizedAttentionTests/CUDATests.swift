@@ -60,8 +60,9 @@ struct CUDATests {
   ]
 
   /// Whole fibers without padding, whose backward pass is one launch: of four tiles and of two, below a short pass and below
-  /// a long one, which leaves D; rotated ones without a pass above, whose ∂/∂q is turned back at last or by the pass below. Windows below long passes, which
-  /// leave them D: one launch, too, turning back what lies there and not, over consecutive tokens and every other one.
+  /// a long one, which leaves D; rotated ones without a pass above, whose ∂/∂q is turned back at last or by the pass
+  /// below. Windows below long passes, which leave them D: one launch, too, turning back what lies there and not, over
+  /// consecutive tokens and every other one.
   static let whole: [Trial] = [
     Trial(
       fold: [256, 2], support: .slidingCausal, normalization: .joint, heads: 2, keyHeads: 2,
@@ -219,8 +220,7 @@ struct CUDATests {
       biases: false),
     Trial(
       fold: [6, 16, 16], support: .block, normalization: .joint, heads: 9, keyHeads: 3,
-      tokens: 1500,
-      width: 128, lengths: [1500, 1111], biases: false),
+      tokens: 1500, width: 128, lengths: [1500, 1111], biases: false),
     Trial(
       fold: [40, 48], support: .blockCausal, normalization: .joint, heads: 8, keyHeads: 4,
       tokens: 1920, width: 128, layout: .tokensFirst, biases: false),
@@ -368,8 +368,7 @@ struct CUDATests {
   @Test(
     "the GPU's trials fit their folds",
     arguments: CUDATests.trials + CUDATests.chained + CUDATests.paired + CUDATests.whole
-      + CUDATests.several + CUDATests.followed
-      + CUDATests.long
+      + CUDATests.several + CUDATests.followed + CUDATests.long
       + CUDASmallTests.clusters + CUDASmallTests.blocks + CUDASmallTests.single)
   func trials(trial: Trial) {
     #expect(trial.pattern.objection(tokens: trial.tokens) == nil)
