@@ -80,9 +80,10 @@ extension CUDAKernels {
     _ shape: CUDAFollowedPairShape, lower: CUDAPass, upper: CUDAPass, top: CUDAPass,
     workspace: CUDADriver.Address, stream: CUDADriver.Stream
   ) throws {
-    precondition(
-      lower.firstQuery == 0 && upper.firstQuery == 0 && top.firstQuery == 0,
-      "Passes of launches that overlap write every token's row.")
+    let first = [lower, upper, top].map(\.firstQuery)
+    require(
+      first == [0, 0, 0],
+      "Passes of launches that overlap write every token's row; their first queries are \(first).")
     let device = try driver.device()
     let kernels = try kernels(.forwardFollowedPair(shape), on: device)
     let lines = shape.top.batch * shape.top.heads

@@ -12,16 +12,13 @@ struct FollowedPairTests {
     heads: Int = 8, full: Bool = false, isJoint: Bool = false, isRotary: Bool = false,
     saves: Bool = false
   ) -> CUDAFollowedPairShape? {
-    let tokens = sizes.0 * sizes.1 * sizes.2
     let make = { (index: Int) in
-      CUDAPassShape(
-        element: element, headWidth: width, batch: 1, heads: heads, keyHeads: heads,
-        valueHeads: heads, tokens: tokens,
-        mode: Mode(
-          index: index, size: [sizes.0, sizes.1, sizes.2][index - 1],
-          stride: [sizes.1 * sizes.2, sizes.2, 1][index - 1], isLowest: index == 3),
-        support: full ? .block : .blockCausal, isJoint: isJoint && index < 3,
-        hasBeta: full && index < 3, hasBias: full, isRotary: isRotary)
+      var shape = oneOfThree(
+        index, element, width: width, sizes: sizes, batch: 1, heads: heads, keyHeads: heads,
+        tokens: sizes.0 * sizes.1 * sizes.2, full: full)
+      shape.isJoint = isJoint && index < 3
+      shape.isRotary = isRotary
+      return shape
     }
     return CUDAFusedShape(lower: make(3), upper: make(2), saves: saves, returnsLSE: saves)
       .flatMap { CUDAFollowedPairShape(pair: $0, top: make(1)) }

@@ -161,15 +161,10 @@ struct KernelCompilationTests {
     _ element: CUDAElement, width: Int, sizes: (Int, Int, Int), tokens: Int, full: Bool,
     saves: Bool? = nil
   ) -> CUDAChainShape? {
-    let strides = [sizes.1 * sizes.2, sizes.2, 1]
-    let make = { (index: Int) in
-      CUDAPassShape(
-        element: element, headWidth: width, batch: 16, heads: 4, keyHeads: full ? 2 : 4,
-        valueHeads: index == 3 && full ? 2 : 4, tokens: tokens,
-        mode: Mode(
-          index: index, size: [sizes.0, sizes.1, sizes.2][index - 1], stride: strides[index - 1],
-          isLowest: index == 3), support: full ? .block : .blockCausal,
-        isJoint: full && index < 3, hasBeta: full && index < 3, hasBias: full, isRotary: false)
+    let make = {
+      oneOfThree(
+        $0, element, width: width, sizes: sizes, batch: 16, heads: 4, keyHeads: full ? 2 : 4,
+        tokens: tokens, full: full)
     }
     // Of passes that are not joint nobody reads ℓ' below the last one.
     return CUDAFusedShape(
