@@ -10,29 +10,17 @@ struct FusedBulk {
 static_assert(sizeof(FusedBulk) == 2624, "Swift's FusedBulkParameters has this size");
 
 // Clusters end at other times than each other by a twelfth if all have the same number of stretches, so that they ask a
-// counter in device memory for all but their first ones. A block's copy of its cluster's answers: where step s has
-// its stretch above eight bits that tell how often the place has been used.
+// counter in device memory for all but their first ones; a block has its copy of its cluster's answers.
 #define AHEAD (SETS == 3 ? 3 : 4)               // steps from asking to using an answer
-struct Dealt {
-  u32 words;
-  static constexpr int places = 16;             // more than blocks of a cluster are apart
-  __device__ __forceinline__ void prepare() const {
-    if (threadIdx.x < places) writeShared(words + threadIdx.x * 4, 0);
-  }
-  __device__ __forceinline__ int take(int step) const {
-    u32 word;
-    do asm volatile("ld.relaxed.cluster.shared::cta.u32 %0, [%1];" : "=r"(word) : "r"(words + step % places * 4) : "memory");
-    while ((word & 255) != (step / places + 1 & 255));
-    return uniform(word >> 8);
-  }
+struct Dealt : Answers<16> {
   // A warp of one block tells all.
   __device__ __forceinline__ void tell(int step, int stretch) const {
     int lane = threadIdx.x & 31;
     if (lane < CLUSTER)
       asm volatile(
           "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
-          "st.relaxed.cluster.shared::cluster.u32 [there], %2; }" ::"r"(words + step % places * 4),
-          "r"(lane), "r"(stretch << 8 | (step / places + 1 & 255))
+          "st.relaxed.cluster.shared::cluster.u32 [there], %2; }" ::"r"(place(step)),
+          "r"(lane), "r"(word(step, stretch))
           : "memory");
     __syncwarp();
   }

@@ -176,3 +176,23 @@ struct Tile {
   __device__ __forceinline__ Tile(int tile, int tiles, int groups)
       : place(tile % tiles), group(tile / tiles % groups), b(tile / tiles / groups) {}
 };
+
+// What a counter in device memory answers to blocks that ask it for work, in shared memory: where step s has its answer,
+// above eight bits that tell how often the place has been used. PLACES: more steps than those who take answers are apart.
+template <int PLACES>
+struct Answers {
+  u32 words;
+  __device__ __forceinline__ void prepare() const {
+    if (threadIdx.x < PLACES) writeShared(words + threadIdx.x * 4, 0);
+  }
+  __device__ __forceinline__ u32 place(int step) const { return words + step % PLACES * 4; }
+  static __device__ __forceinline__ u32 uses(int step) { return step / PLACES + 1 & 255; }
+  static __device__ __forceinline__ u32 word(int step, int answer) { return answer << 8 | uses(step); }
+  __device__ __forceinline__ int take(int step) const {
+    u32 word;
+    // A weak load would be taken out of the loop.
+    do asm volatile("ld.relaxed.cluster.shared::cta.u32 %0, [%1];" : "=r"(word) : "r"(place(step)) : "memory");
+    while ((word & 255) != uses(step));
+    return uniform(word >> 8);
+  }
+};

@@ -1,24 +1,13 @@
 // One backward pass of short fibers by BackwardTiles.cu's roles. SHARED says that the heads of a group have one u.
 
 // Blocks end at other times than each other by an eighth if all have the same number of tiles, so that they ask a counter
-// in device memory for all but their first ones. Where step s has its answer, the first of two tiles, above eight bits
-// that tell how often the place has been used. Smaller tiles lose more by the asking than by ends that differ.
+// in device memory for all but their first ones; an answer is the first of two tiles. Smaller tiles lose more by the asking
+// than by ends that differ.
 constexpr bool dealsTiles = D == 128;
 #define AHEAD 3                                 // steps from asking to using an answer
-struct Dealt {
-  u32 words;
-  static constexpr int places = 8;              // more than sides of a block are apart
-  __device__ __forceinline__ int take(int step) const {
-    u32 word;
-    // A weak load would be taken out of the loop.
-    do asm volatile("ld.relaxed.cta.shared::cta.u32 %0, [%1];" : "=r"(word) : "r"(words + step % places * 4) : "memory");
-    while ((word & 255) != (step / places + 1 & 255));
-    return uniform(word >> 8);
-  }
+struct Dealt : Answers<8> {
   __device__ __forceinline__ void tell(int step, int tile) const {
-    asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(words + step % places * 4),
-                 "r"(tile << 8 | (step / places + 1 & 255))
-                 : "memory");
+    asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(place(step)), "r"(word(step, tile)) : "memory");
   }
 };
 
@@ -27,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backwardShortWarpgroup(
   extern __shared__ __align__(1024) char dynamic[];
   Sets sets(shared32(dynamic));
   Dealt dealt{sets.scratch + 64};
-  if (threadIdx.x < Dealt::places) writeShared(dealt.words + threadIdx.x * 4, 0);
+  dealt.prepare();
   prepare(sets);
   followPrevious();
   int heads = GROUPED ? p.ratioK : 1, groups = GROUPED ? p.heads / p.ratioK : p.heads;
